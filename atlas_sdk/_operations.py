@@ -6,6 +6,7 @@ from atlas_sdk.ops import (
     auth,
     builds,
     checkpoints,
+    delivery,
     diffs,
     events,
     leftovers,
@@ -106,7 +107,9 @@ class MemoryOperations:
     snapshot_many = method(memory.snapshot_many)
     capture = method(memory.capture)
     delete = method(memory.delete)
+    deliver = method(delivery.deliver)
     files = method(memory.files)
+    heads = method(memory.heads)
     history = method(memory.history)
     resolve = method(references.resolve)
     version = method(references.version)

@@ -114,6 +114,7 @@ SILENT: dict[str, str] = {
     "builds.append_log": "the log",
     "memory.snapshot": _HISTORY,
     "memory.snapshot_many": _HISTORY,
+    "memory.deliver": _HISTORY,
     "memory.capture": _HISTORY,
     "memory.delete": _HISTORY,
     "usage.log": _LEDGER,

@@ -15,11 +15,16 @@ from pathlib import Path
 from types import FrameType
 
 from atlas_sdk import Atlas, Attribution, FileProblem
+from atlas_sdk.actor import login_name, new_id
 from atlas_sdk.config import home_folder
+from atlas_sdk.journal import Journal
 from watcher import status
 from watcher.backend import Backend, Polling
+from watcher.capture import Reader
 from watcher.database import Database
+from watcher.database_schedule import DatabaseSchedule
 from watcher.debounce import Timing
+from watcher.delivery import Delivery
 from watcher.event_queue import EventQueue
 from watcher.lock import AlreadyRunning, take
 from watcher.maintenance import MaintenanceRunner, RetentionPolicy
@@ -30,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds for one attempt to connect: SIGTERM must not wait for long while the database is out of reach.
 _CONNECT_S = 2.0
+#: After the time for the last delivery, the daemon waits this long (seconds) for the delivery thread.
+_GRACE_S = 0.5
 
 
 def run(
@@ -44,10 +51,11 @@ def run(
 ) -> int:
     """Watch every registered project until `stop` is set, or without one until SIGTERM or SIGINT; return the exit code.
 
-    Without `dsn`, the daemon uses the embedded server of `home`; without `home`, the usual home. Another thread calls
-    `ready` once, when every project is watched and was compared. With `retention` the daemon does maintenance once a
-    day, see `watcher.maintenance`. Returns 1, with a sentence in the log, when another daemon has this home, or another
-    OS user may change the home. Without `stop`, call `run` from the main thread: no other thread can handle signals.
+    Without `dsn`, the daemon uses the embedded server of `home`; without `home`, the usual home. Every change goes into
+    the journal of the home, and from there to the database. Another thread calls `ready` once, when every project is
+    watched and was compared. With `retention` the daemon does maintenance once a day, see `watcher.maintenance`.
+    Returns 1, with a sentence in the log, when another daemon has this home, another OS user may change the home, or
+    the journal cannot be opened. Without `stop`, call `run` from the main thread: no other thread can handle signals.
     """
     folder = home_folder() if home is None else home
     try:
@@ -56,13 +64,21 @@ def run(
         _log.error("%s", refusal)
         return 1
     try:
-        _serve(dsn, folder, stop, ready, timing or Timing(), backend or _system_backend(), retention)
+        journal = Journal.open(folder)
+    except FileProblem as problem:
+        # Without a journal nothing can be captured: it has the format of another program, or the disk is full.
+        _log.error("%s", problem)
+        os.close(lock)
+        return 1
+    try:
+        _serve(journal, dsn, folder, stop, ready, timing or Timing(), backend or _system_backend(), retention)
     finally:
         os.close(lock)
     return 0
 
 
 def _serve(
+    journal: Journal,
     dsn: str | None,
     home: Path,
     stop: threading.Event | None,
@@ -75,10 +91,9 @@ def _serve(
     backend = _started(backend, queue)
     started = Status(pid=os.getpid(), started_at=datetime.now(UTC), backend=backend.name)
     status.write(home, started)
-    # Allow two connections: the worker uses one, and maintenance uses the other.
-    connect = partial(
-        Atlas.open, dsn, home=home, attribution=Attribution(source="watcher"), connect_timeout_s=_CONNECT_S, pool_max=2
-    )
+    attribution = Attribution(source="watcher", login=login_name())
+    # Allow two connections: the delivery uses one, and maintenance uses the other.
+    connect = partial(Atlas.open, dsn, home=home, attribution=attribution, connect_timeout_s=_CONNECT_S, pool_max=2)
     database = Database(connect)
     told = False
 
@@ -93,8 +108,23 @@ def _serve(
                 ready()
 
     maintenance = None if retention is None else MaintenanceRunner(retention)
+    projects = [project for project in journal.projects() if project.status == "active"]
+    heads = journal.heads()
+    delivery = Delivery(
+        database=database,
+        journal=journal,
+        schedule=DatabaseSchedule(timing),
+        clock=time.monotonic,
+        post=queue.post,
+        maintenance=maintenance,
+        known={project.id for project in projects},
+        listens=True,
+    )
     worker = Worker(
         database=database,
+        journal=journal,
+        delivery=delivery,
+        reader=Reader(attribution, new_id),
         backend=backend,
         queue=queue,
         timing=timing,
@@ -103,10 +133,14 @@ def _serve(
         report=report,
         maintenance=maintenance,
     )
+    worker.load(projects, heads)
     ended = stop or threading.Event()
     thread = threading.Thread(target=_work, args=(worker, ended), name="atlas-watcher")
+    # A daemon thread, because a connection attempt to a host that does not answer must not keep the process alive.
+    deliverer = threading.Thread(target=delivery.run, name="atlas-delivery", daemon=True)
     try:
         with _signals(queue) if stop is None else nullcontext():
+            deliverer.start()
             thread.start()
             if stop is None:
                 # Join the thread instead of waiting for the event: a signal's handler runs in this thread, and must not
@@ -117,12 +151,20 @@ def _serve(
                 notify("STOPPING=1")
                 queue.stop()
                 thread.join()
+            # The changes are in the journal now. Deliver them, if there is time. While the database is away, the
+            # thread may be in an attempt to connect: do not wait for that.
+            deadline = (worker.drained_from or time.monotonic()) + timing.drain_s
+            delivery.stop(deadline)
+            left_s = max(deadline - time.monotonic(), 0) if database.status.ok else 0
+            deliverer.join(left_s + _GRACE_S)
     finally:
         backend.stop()
         if maintenance is not None:
             maintenance.stop()
             maintenance.join()
-        database.close()
+        if not deliverer.is_alive():
+            database.close()
+            journal.close()
 
 
 def _system_backend() -> Backend:

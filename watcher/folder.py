@@ -3,32 +3,18 @@
 import os
 import stat
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, field
 
 from atlas_sdk import AtlasError, Project, Tracking
 from atlas_sdk.files import Root, Signature, pin, signature
-from watcher.status import FileStatus, ProjectStatus
+from atlas_sdk.journal import KnownHead
 
 #: The project's own settings. A change of them may change which files are tracked.
 SETTINGS = ".atlas.toml"
-
-
-@frozen(kw_only=True)
-class Known:
-    """The newest stored version of a file, as far as this daemon knows; made only after the version is stored."""
-
-    #: The `stat` of the file with this content; None when it is unknown, or when the next write might not change it.
-    signature: Signature | None
-    #: 64 hex digits.
-    sha256: str
-    mode: int
-    link: str | None
-    #: The time since which this content is stored.
-    protected_since: datetime
 
 
 @define(eq=False)
@@ -38,11 +24,14 @@ class Folder:
     project: Project
     root: Path = field(init=False, default=Factory(lambda self: Path(self.project.path), takes_self=True))
     tracking: Tracking = Factory(Tracking)
-    known: dict[str, Known] = Factory(dict)
-    #: Files whose entry in `known` may be wrong: the next look at such a file asks the database in any case.
+    #: The newest version of every file that exists. An entry changes only after the journal has the version.
+    known: dict[str, KnownHead] = Factory(dict)
+    #: Files whose newest version in the database may differ from `known`: the next look makes a record in any case.
     stale: set[str] = Factory(set)
-    #: True after `known` was filled from the database.
-    loaded: bool = False
+    #: Files that were deleted, each with the time.
+    deleted: dict[str, datetime] = Factory(dict)
+    #: The time of the newest capture; None when there is none.
+    active_at: datetime | None = None
     #: Watched folders, each with its device, inode and mtime from the time when the scan listed it.
     folders: dict[str, tuple[int, int, int] | None] = Factory(dict)
     #: The folders that cannot be watched.
@@ -67,6 +56,8 @@ class Folder:
     rest_until: float = 0.0
     #: One sentence for each path with a problem; `""` is the project.
     problems: dict[str, str] = Factory(dict)
+    #: For each path with a problem, the state of the file (see `status.STATES`) and the time since which it has it.
+    problem_states: dict[str, tuple[str, datetime]] = Factory(dict)
 
     @property
     def id(self) -> UUID:
@@ -89,19 +80,32 @@ class Folder:
             return (path, *aliases)
         return ("", *aliases) if self.tracking.may_be_nested(path) else aliases
 
-    def note(self, path: str, problem: str | None) -> bool:
+    def take(self, head: KnownHead) -> None:
+        """Make this the newest version of its file."""
+        if head.sha256 is None:
+            self.known.pop(head.path, None)
+            self.deleted[head.path] = head.captured_at
+        else:
+            self.known[head.path] = head
+            self.deleted.pop(head.path, None)
+        if self.active_at is None or self.active_at < head.captured_at:
+            self.active_at = head.captured_at
+
+    def note(self, path: str, problem: str | None, *, state: str = "unreadable") -> bool:
         """Store the problem of a path, or remove it if `problem` is None; return whether the problem has changed."""
         if problem == self.problems.get(path):
             return False
         if problem is None:
             del self.problems[path]
+            self.problem_states.pop(path, None)
         else:
             self.problems[path] = problem
+            self.problem_states[path] = (state, datetime.now(UTC))
         return True
 
     def is_unchanged(self) -> bool:
         """Return whether `stat` of every known file and watched folder is the same as at the last scan."""
-        if not self.loaded or self.lost is not None:
+        if self.identity is None or self.lost is not None:
             return False
         try:
             return (
@@ -112,7 +116,7 @@ class Folder:
         except (AtlasError, OSError):
             return False
 
-    def _looks_like(self, path: str, known: Known) -> bool:
+    def _looks_like(self, path: str, known: KnownHead) -> bool:
         # Use the path without the checks of `pinned`, because the sweep calls this for every file. This is safe: no
         # content is read, and if a symlink has replaced a folder, `stat` differs and a scan follows.
         found = os.lstat(self.path_of(path))
@@ -139,26 +143,6 @@ class Folder:
     def is_back(self) -> bool:
         """Return whether any folder is in the project's place and can be opened."""
         return _is_reachable(Root(self.root))
-
-    def status(self) -> ProjectStatus:
-        """Return the status of the project: the protected files and the problems."""
-        names = sorted({*self.known, *(path for path in self.problems if path)})
-        return ProjectStatus(
-            id=str(self.project.id),
-            path=self.project.path,
-            lost=self.lost is not None,
-            problem=self.lost or self.problems.get(""),
-            files=tuple(self._file_status(path) for path in names),
-        )
-
-    def _file_status(self, path: str) -> FileStatus:
-        known = self.known.get(path)
-        return FileStatus(
-            path=path,
-            sha256=None if known is None else known.sha256,
-            protected_since=None if known is None else known.protected_since,
-            problem=self.problems.get(path),
-        )
 
 
 def _is_reachable(root: Root) -> bool:

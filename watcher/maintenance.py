@@ -61,6 +61,11 @@ class MaintenanceRunner:
         """Let a run go on while the worker is idle, and pause it between two steps otherwise."""
         (self._idle.set if idle else self._idle.clear)()
 
+    @property
+    def is_allowed(self) -> bool:
+        """True while the worker is idle."""
+        return self._idle.is_set()
+
     def begin(self, atlas: Atlas) -> None:
         """Start a run, unless the daemon is about to end."""
         if not self._stopping:

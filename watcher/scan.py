@@ -4,59 +4,17 @@ import logging
 import os
 from collections.abc import Iterator
 
-from atlas_sdk import Atlas, AtlasError, FileProblem, InvalidInput, Tracking
+from atlas_sdk import AtlasError, FileProblem, InvalidInput, Tracking
 from atlas_sdk.files import Root, Scan, entry, link_target, signature
 from watcher.backend import Backend, WatchedFolder, Watching
 from watcher.debounce import ChangeKind
-from watcher.folder import Folder, Known
+from watcher.folder import Folder
 
 _log = logging.getLogger(__name__)
 
 #: When a scan finds new folders, it lists the project again, at most this many times. Later events and sweeps find the
 #: other changes.
 _ROUNDS = 10
-
-
-def load(folder: Folder, atlas: Atlas) -> None:
-    """Fill `folder.known` from the database, once. Entries have no signature, so the first scan hashes every file."""
-    if folder.loaded:
-        return
-    for version in atlas.memory.files(folder.project):
-        if version.sha256 is not None:
-            folder.known[version.path] = Known(
-                signature=None,
-                sha256=version.sha256,
-                mode=version.mode,
-                link=version.link,
-                protected_since=version.created_at,
-            )
-    folder.loaded = True
-
-
-def stale_paths(folder: Folder, atlas: Atlas) -> Iterator[str]:
-    """Compare `folder.known` with the stored versions; yield the files that differ.
-
-    A failed restore, or another client, may store a newest version that differs from the file on the disk, and no event
-    reports this. The function also yields a file whose content is not stored because it was over the size limit, if the
-    file is within the limit now.
-    """
-    stored = {version.path: version for version in atlas.memory.files(folder.project)}
-    for path, known in folder.known.items():
-        version = stored.pop(path, None)
-        if (
-            version is None
-            or (version.sha256, version.mode, version.link) != (known.sha256, known.mode, known.link)
-            or (version.kept is False and version.size <= folder.tracking.limit_bytes)
-        ):
-            yield path
-    for path, version in stored.items():
-        # Skip a file that is not on the disk: a client may have stored its content without a file.
-        if not version.deleted and _is_tracked(folder, path) and entry(folder.pinned, path) is not None:
-            yield path
-
-
-def _is_tracked(folder: Folder, path: str) -> bool:
-    return path in folder.imports or folder.tracking.wants(path)
 
 
 def scan(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, ChangeKind]]:

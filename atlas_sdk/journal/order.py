@@ -1,7 +1,7 @@
 """The order of delivery: each file in the order of its records, and a checkpoint between them."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from attrs import define, field
@@ -28,18 +28,26 @@ class _Waiting:
 
 
 def deliverable(
-    keys: Iterable[Mapping[str, Any]], *, now: int | None, path: str | None, limit: int, max_bytes: int
+    keys: Iterable[Mapping[str, Any]],
+    *,
+    now: int | None,
+    path: str | None,
+    limit: int,
+    max_bytes: int,
+    skipped: Container[bytes],
 ) -> Iterator[int]:
     """Yield the numbers of the first records to deliver; `keys` are all records in order.
 
-    `now` None delivers records that are held back too. At least one record is yielded if there is one, whatever its
-    size.
+    `now` None delivers records that are held back too. No record waits for those whose ids are `skipped`. At least one
+    record is yielded if there is one, whatever its size.
     """
     wanted = None if path is None else os.fsencode(path)
     waiting: dict[bytes, _Waiting] = {}
     found = size = 0
     for key in keys:
         held = now is not None and key["held_until"] is not None and key["held_until"] > now
+        if key["id"] in skipped or (held and not key["blocks"]):
+            continue
         of_project = waiting.get(key["project_id"])
         if held and of_project is None:
             of_project = waiting[key["project_id"]] = _Waiting()

@@ -8,11 +8,9 @@ from threading import Lock
 from atlas_sdk._sql import sql_root
 from atlas_sdk.errors import FileProblem, JournalProblem
 from atlas_sdk.home import open_private_file, prepare_home, private_folder, sync_folder
+from atlas_sdk.journal.records import FOLDER, NAME
 
 __all__ = ["FOLDER", "NAME", "checked", "closed", "find", "forget_all", "identity", "make", "opening"]
-
-#: The file, below the home folder.
-FOLDER, NAME = "journal", "journal.db"
 
 _MAGIC = b"SQLite format 3\0"
 #: "ATLJ", and the version of the format: the fields `application_id` and `user_version` of the file's header.

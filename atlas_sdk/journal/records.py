@@ -15,7 +15,10 @@ from atlas_sdk.files import Signature, to_text
 from atlas_sdk.model.attribution import Attribution, attribution_of
 from atlas_sdk.model.projects import Project
 
-__all__ = ["JournalStatus", "KnownHead", "PendingFile", "Record"]
+__all__ = ["FOLDER", "NAME", "JournalStatus", "KnownHead", "PendingFile", "Record"]
+
+#: The journal's file, below the home folder.
+FOLDER, NAME = "journal", "journal.db"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -1,8 +1,8 @@
 """The journal of a home."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
@@ -58,6 +58,8 @@ class Journal:
         # Two connections, so that no append waits for a long read.
         self._appends = Connection(home, durable=True, makes=makes)
         self._reads = Connection(home, durable=False, makes=makes)
+        #: The ids of records that are delivered, but could not be removed.
+        self._unmarked: set[bytes] = set()
 
     @classmethod
     def open(cls, home: Path, *, limit_bytes: int = LIMIT_BYTES) -> Self:
@@ -109,25 +111,38 @@ class Journal:
         max_bytes: int = 16 * 2**20,
         *,
         held_too: bool = False,
+        user: UUID | None = None,
+        skipped: Collection[UUID] = (),
     ) -> list[Record]:
         """Return the first records to deliver, in the order of their append; at least one if there is one.
 
         Records that are held back are left out, unless `held_too`, and so are those that must wait for them: later
-        records of the same file, a checkpoint after them, and everything after that checkpoint.
+        records of the same file, a checkpoint after them, and everything after that checkpoint. Records of other users
+        than `user` are left out too, and those whose ids are `skipped`.
         """
         now = None if held_too else to_microseconds(_now())
         name = "keys" if project is None else "keys_of_project"
         with self._reads.lock:
             keys = self._reads.each(name, **({} if project is None else {"project_id": project.bytes}))
-            seqs = list(deliverable(keys, now=now, path=path, limit=limit, max_bytes=max_bytes))
+            if user is not None:
+                keys = (key for key in keys if key["user_id"] == user.bytes)
+            ids = self._unmarked | {one.bytes for one in skipped}
+            seqs = list(deliverable(keys, now=now, path=path, limit=limit, max_bytes=max_bytes, skipped=ids))
             return [record_of(row) for seq in seqs for row in self._reads.rows("record", seq=seq)]
 
     def delivered(self, ids: Iterable[UUID]) -> None:
         """Remove records that are in the database. Not durable at once: a lost mark means one more delivery."""
-        with self._reads.transaction() as transaction:
-            if transaction is None:
-                return
-            execute(transaction, "delivered", [{"id": one.bytes} for one in ids])
+        gone = self._unmarked | {one.bytes for one in ids}
+        try:
+            with self._reads.transaction() as transaction:
+                if transaction is None:
+                    return
+                execute(transaction, "delivered", [{"id": one} for one in gone])
+        except JournalProblem:
+            # On a full disk nothing can be marked. The delivery must go on all the same: it makes room.
+            self._unmarked = gone
+            raise
+        self._unmarked = set()
         self._shrink()
 
     def _shrink(self) -> None:
@@ -139,17 +154,20 @@ class Journal:
             if free > _SHRINK_PAGES:
                 connection.execute(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})").fetchall()
 
-    def hold_back(self, record_id: UUID, problem: str, until: datetime) -> None:
-        """Keep a record that the database refuses, with the reason; `pending` leaves it out until this time."""
-        row = {"id": record_id.bytes, "problem": problem, "held_until": to_microseconds(until)}
+    def hold_back(self, record_id: UUID, problem: str, until: datetime | timedelta, *, blocks: bool = True) -> None:
+        """Keep a record that the database refuses, with the reason.
+
+        `pending` leaves the record out until this time, or for this long. Later records of its file wait for it, unless
+        `blocks` is false: then the database will never take it.
+        """
+        held_until = to_microseconds(_now() + until if isinstance(until, timedelta) else until)
+        row = {"id": record_id.bytes, "problem": problem, "held_until": held_until, "blocks": int(blocks)}
         with self._reads.transaction() as transaction:
             if transaction is not None:
                 execute(transaction, "hold_back", [row])
 
     def is_empty(self, project: UUID | None = None) -> bool:
         """Return whether there is no record, at all or of one project. Costs some microseconds."""
-        if not self._reads.exists():
-            return True
         if project is None:
             return not self._reads.rows("any_record")
         return not self._reads.rows("any_of_project", project_id=project.bytes)

@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import UUID
 
 from atlas_sdk._plan import Plan, local, many
+from atlas_sdk._plan import context as client_context
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AtlasError, FileProblem, InvalidInput, QuotaExceeded
 from atlas_sdk.files import (
@@ -26,10 +27,11 @@ from atlas_sdk.model.projects import Project
 from atlas_sdk.ops import memory_usage, projects
 from atlas_sdk.ops.append import append, append_deletion
 from atlas_sdk.ops.append_many import append_many
+from atlas_sdk.ops.delivery import deliver_first
 from atlas_sdk.ops.new_version import KINDS, PATH_BYTES, Incoming, NewVersion, Refused
 from atlas_sdk.text import quoted
 
-__all__ = ["capture", "delete", "files", "history", "snapshot", "snapshot_many"]
+__all__ = ["capture", "delete", "files", "heads", "history", "snapshot", "snapshot_many"]
 
 sql = statements("memory")
 
@@ -65,6 +67,7 @@ def snapshot(
         raise InvalidInput(f"a path must have at most {PATH_BYTES:,} bytes", field="path")
     if kind is not None and kind not in KINDS:
         raise InvalidInput(f"kind must be one of {', '.join(KINDS)}, not {quoted(kind)}", field="kind")
+    yield from deliver_first(project)
     if isinstance(content, FileState):
         return (yield from append(project, content, kind=kind or _BY_NAME.kind(name), extra=context))
     if content is not None:
@@ -93,6 +96,8 @@ def snapshot_many(
     end, and you may repeat the call, because what is stored already is not stored again. Raises the errors of
     `snapshot`.
     """
+    for project in {project.id: project for project, _, _ in items}.values():
+        yield from deliver_first(project)
     news: list[NewVersion] = []
     problems: list[AtlasError] = []
     places: list[int] = []
@@ -161,6 +166,7 @@ def delete(project: Project, path: str | PathLike[str], *, kind: str = "auto") -
 
     Raises NotFound for a file that never existed.
     """
+    yield from deliver_first(project)
     return (yield from append_deletion(project, relative_path(Path(project.path), path), kind=kind))
 
 
@@ -171,6 +177,7 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
     others. Raises FileProblem when the folder itself is missing: a folder that is not mounted must not look like a
     deletion of all files.
     """
+    yield from deliver_first(project)
     root = yield from local(pin, Path(project.path))
     tracking = yield from local(Tracking.load, root)
     scan = yield from local(tracking.scan, root)
@@ -232,6 +239,20 @@ def files(project: Project) -> Plan[list[Snapshot]]:
     Check `deleted`: the list includes deleted files.
     """
     return (yield from many(sql["files"], Snapshot, user_id=project.user_id, project_id=project.id))
+
+
+def heads(projects: Sequence[Project]) -> Plan[list[Snapshot]]:
+    """Return the newest version of every file of many projects, by one question to the database.
+
+    The versions of one project are in the order of their paths, as `files` returns them, with deleted files.
+    """
+    ctx = yield from client_context()
+    for user_id in {project.user_id for project in projects}:
+        ctx.require_tenant(user_id)
+    ids = [project.id for project in projects]
+    return (
+        yield from many(sql["heads"], Snapshot, user_ids=[project.user_id for project in projects], project_ids=ids)
+    )
 
 
 def history(

@@ -28,10 +28,10 @@ SELECT 1 FROM records WHERE project_id = :project_id LIMIT 1;
 
 -- name: keys (read)
 -- The records in order, without their contents.
-SELECT seq, project_id, path, op, bytes, held_until FROM records ORDER BY seq;
+SELECT seq, id, user_id, project_id, path, op, bytes, held_until, blocks FROM records ORDER BY seq;
 
 -- name: keys_of_project (read)
-SELECT seq, project_id, path, op, bytes, held_until FROM records INDEXED BY records_by_file
+SELECT seq, id, user_id, project_id, path, op, bytes, held_until, blocks FROM records INDEXED BY records_by_file
 WHERE project_id = :project_id ORDER BY seq;
 
 -- name: record (read)
@@ -41,7 +41,7 @@ SELECT * FROM records WHERE seq = :seq;
 DELETE FROM records WHERE id = :id;
 
 -- name: hold_back
-UPDATE records SET held_until = :held_until, problem = :problem WHERE id = :id;
+UPDATE records SET held_until = :held_until, problem = :problem, blocks = :blocks WHERE id = :id;
 
 -- name: files (read)
 -- The files of a project with records, and the newest record of each.

@@ -26,6 +26,8 @@ CREATE TABLE records (
     -- The time before which nobody tries to deliver the record again, and the reason.
     held_until INTEGER,
     problem TEXT,
+    -- 0: later records of the file need not wait for this one while it is held back.
+    blocks INTEGER NOT NULL DEFAULT 1,
     -- The last column, so that a query for the others does not read it.
     content BLOB
 );

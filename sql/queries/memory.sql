@@ -89,6 +89,17 @@ JOIN memory_versions s ON s.user_id = f.user_id AND s.project_id = f.project_id 
 WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s
 ORDER BY s.path;
 
+-- name: heads (read)
+-- The newest version of every file of many projects, as `files` returns it.
+SELECT s.*, s.sha256 IS NULL OR EXISTS (
+           SELECT FROM memory_blobs b WHERE b.user_id = s.user_id AND b.sha256 = s.sha256 AND b.data IS NOT NULL
+       ) AS kept
+FROM unnest(%(user_ids)s::uuid[], %(project_ids)s::uuid[]) AS wanted (user_id, project_id)
+JOIN memory_files f ON f.user_id = wanted.user_id AND f.project_id = wanted.project_id
+JOIN memory_versions s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.path = f.path AND s.seq = f.seq
+    AND s.id = f.snapshot_id
+ORDER BY s.user_id, s.project_id, s.path;
+
 -- name: files_at (read)
 -- The version of every file that was the newest at a moment, deletions too. The search begins at the newest version
 -- of each file.

@@ -56,7 +56,7 @@ def test_a_user_who_is_gone_stops_no_telling(
 
 
 def test_the_last_thing_tells_of_memory(rig: Rig, app: Project) -> None:
-    rig.worker.drain()
+    rig.drain()
     assert rig.atlas.told == [app.user_id]
 
 
