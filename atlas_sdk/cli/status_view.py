@@ -140,7 +140,9 @@ def _show_project(out: Output, project: "Project", entries: Sequence[Entry]) -> 
         out.line("  no folder on this machine")
     for one in entries:
         if one.at_risk and one.why is not None:
-            out.warn(one.why)
+            shown = printable(one.path)
+            # Most problems name the file, and those of the project need no name.
+            out.warn(one.why if one.path == "." or shown in one.why else f"{shown}: {one.why}")
     out.table(
         [
             (
@@ -165,10 +167,17 @@ def _show_project(out: Output, project: "Project", entries: Sequence[Entry]) -> 
 
 
 def _show_advice(out: Output, report: "Report") -> None:
-    unwatched = [one for one in report.at_risk if one.state == "saved_not_watched"]
-    unsaved = len(report.at_risk) - len(unwatched)
+    files = [one for one in report.at_risk if one.path != "."]
+    unwatched = [one for one in files if one.state == "saved_not_watched"]
+    lost = [one for one in files if one.state == "lost"]
+    unsaved = len(files) - len(unwatched) - len(lost)
     if unwatched:
-        start = "" if report.is_responding else "; to start the watcher: atlasctl watch"
+        start = "; to start the watcher: atlasctl service install, or atlasctl watch"
+        if report.watcher is not None:
+            start = "" if report.is_responding else "; restart the watcher"
         out.note(f"\n{count(len(unwatched), 'file')} saved, not watched: the next change is not captured{start}")
+    if lost:
+        moved = "if the folder was moved: atlasctl projects move OLD NEW"
+        out.note(f"\n{count(len(lost), 'file')} lost, with all saved versions kept; {moved}")
     if unsaved:
         out.note(f"\n{count(unsaved, 'file')} not protected; atlasctl snapshot captures what can be captured")

@@ -10,6 +10,14 @@ from atlas_sdk.cli.invocation import Invocation
 
 
 @pytest.fixture
+def folder(folder):
+    """Return the folder of a project whose files no other test has: `init` would ask about a folder that is gone."""
+    for file in folder.iterdir():
+        file.write_text(f"{file}\n")
+    return folder
+
+
+@pytest.fixture
 def answers(monkeypatch):
     """Return a function that sets the answers of a person on a terminal; it returns the list of the questions."""
 
@@ -128,10 +136,7 @@ def below(home, folder, monkeypatch):
     (folder / ".git").mkdir()
     below = folder / "src"
     below.mkdir()
-    # No other test may have these contents in a folder that is gone, or `init` asks about that folder.
-    for place in (folder, below):
-        for file in ("CLAUDE.md", "notes.md"):
-            (place / file).write_text(f"{place}/{file}")
+    (below / "CLAUDE.md").write_text(f"{below}")
     monkeypatch.chdir(below)
     return below
 

@@ -33,7 +33,8 @@ def test_without_a_watcher_everything_is_saved_and_nothing_is_watched(app, cli):
     assert shown.code == 6
     assert shown.out.splitlines()[0] == "watcher   not running"
     assert re.search(r"^  CLAUDE.md  saved, not watched  18 B", shown.out, re.MULTILINE)
-    started = "2 files saved, not watched: the next change is not captured; to start the watcher: atlasctl watch"
+    started = "2 files saved, not watched: the next change is not captured; to start the watcher: "
+    started += "atlasctl service install, or atlasctl watch"
     assert started in shown.err
 
 
@@ -74,6 +75,7 @@ def test_over_the_limit_is_not_protected(app, cli):
     ran = cli("status", "--json")
     assert ran.code == 6
     assert states(ran)["notes.md"] == "too_large"
+    assert "warning: notes.md: it is over the size limit of 4 bytes, so only its hash is saved" in cli("status").err
 
 
 def test_folder_that_is_gone_is_lost_and_not_deleted(app, cli, monkeypatch, tmp_path):
@@ -82,6 +84,8 @@ def test_folder_that_is_gone_is_lost_and_not_deleted(app, cli, monkeypatch, tmp_
     ran = cli("status", "--project", app, "--json")
     assert ran.code == 6
     assert states(ran) == {".": "lost", "CLAUDE.md": "lost", "notes.md": "lost"}
+    advice = "2 files lost, with all saved versions kept; if the folder was moved: atlasctl projects move OLD NEW"
+    assert advice in cli("status", "--project", app).err
 
 
 @pytest.fixture
@@ -241,7 +245,7 @@ def test_what_the_watcher_cannot_capture_is_not_protected(app, cli, watched, kno
     (app / "CLAUDE.md").write_text("changed")
     ran = cli("status")
     assert ran.code == 6
-    assert "warning: it is too busy" in ran.err
+    assert "warning: CLAUDE.md: it is too busy" in ran.err
     assert "warning: no connection" in ran.err
 
 
