@@ -59,6 +59,10 @@ _ROO = (
     ".roo/commands/**/*.md",
 )
 _KILO = (".kilocode/rules/**/*.md", ".kilocode/rules-*/**/*.md", ".kilocode/workflows/**/*.md")
+_OPENCLAW = (
+    *("AGENTS.md", "SOUL.md", "IDENTITY.md", "USER.md", "TOOLS.md", "HEARTBEAT.md", "BOOTSTRAP.md", "BOOT.md"),
+    "skills/**/*.md",
+)
 
 PRESETS: Final[dict[str, Preset]] = {
     "claude": Preset(
@@ -205,15 +209,18 @@ PRESETS: Final[dict[str, Preset]] = {
     "zed": Preset(source="Zed docs: rules", instructions=(".rules",)),
     "openclaw": Preset(
         source="OpenClaw docs: agent workspace",
-        instructions=("SOUL.md", "IDENTITY.md", "USER.md", "TOOLS.md", "HEARTBEAT.md", "BOOTSTRAP.md", "BOOT.md"),
+        instructions=_OPENCLAW[1:-1],
         notes=("memory/**/*.md",),
         user_instructions=(
-            ".openclaw/workspace/*.md",
-            ".openclaw/workspace/skills/**/*.md",
-            ".openclaw/workspace-*/*.md",
-            ".openclaw/workspace-*/skills/**/*.md",
+            *(f".openclaw/workspace/{name}" for name in _OPENCLAW),
+            *(f".openclaw/workspace-*/{name}" for name in _OPENCLAW),
         ),
-        user_notes=(".openclaw/workspace/memory/**/*.md", ".openclaw/workspace-*/memory/**/*.md"),
+        user_notes=(
+            ".openclaw/workspace/*.md",
+            ".openclaw/workspace/memory/**/*.md",
+            ".openclaw/workspace-*/*.md",
+            ".openclaw/workspace-*/memory/**/*.md",
+        ),
     ),
     "memory-bank": Preset(source="Cline docs: memory bank", notes=("memory-bank/**/*.md",)),
     # There is no specification. HISTORY.md and CHANGELOG.md belong to the project, not to the agent.

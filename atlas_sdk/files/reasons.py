@@ -130,7 +130,9 @@ def _unnamed(root: Root, tracking: Tracking, found: Scan, path: str) -> str:
     if _state(root, path) is None:
         return f"{shown} does not exist, and no preset or include names it"
     if tracking.user:
-        return f"{shown} is not one of the places of a user's memory; add it under include in {SETTINGS}"
+        # Suggest it for text alone: the folders of agents also hold credentials.
+        hint = f"; add it under include in {SETTINGS}" if path.endswith((".md", ".mdc", ".txt")) else ""
+        return f"{shown} is not one of the places of a user's memory{hint}"
     others = [name for name, preset in PRESETS.items() if any(path.endswith(f"/{glob}") for glob in preset.globs)]
     hint = f" (the preset {others[0]} names it in the project's own folder only)" if others else ""
     return f"no preset, include or @import names {shown}{hint}; add it under include in {SETTINGS}"
