@@ -11,6 +11,7 @@ from atlas_sdk.cli.folders import folder_of
 from atlas_sdk.cli.invocation import Invocation, pass_run
 from atlas_sdk.cli.json_output import of_project, of_skipped, of_version
 from atlas_sdk.cli.output import count, size
+from atlas_sdk.cli.without_database import remember
 from atlas_sdk.text import printable
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def init(run: Invocation, path: str | None, source: str | None, *, of_user: bool
             project, how = choices.registered(folder, name="user" if of_user else None)
         captured = atlas.memory.capture(project)
         files = [version for version in atlas.memory.files(project) if not version.deleted]
+    remember(run, project, makes=True)
     # Use `kept` instead of the size: the content of a file over the limit may be stored already, because another file
     # has the same content.
     hash_only = [version for version in files if version.kept is False]

@@ -1,5 +1,6 @@
 """The journal of a home: captures that are durable on this machine, and not in the database yet."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from atlas_sdk.errors import JournalProblem
@@ -7,6 +8,7 @@ from atlas_sdk.journal.of_client import ClientJournal
 from atlas_sdk.journal.records import JournalStatus, KnownHead, PendingFile, Record
 
 if TYPE_CHECKING:
+    from atlas_sdk.journal.capturing import LocalCapture, capture
     from atlas_sdk.journal.store import LIMIT_BYTES, Journal
 
 __all__ = [
@@ -16,17 +18,20 @@ __all__ = [
     "JournalProblem",
     "JournalStatus",
     "KnownHead",
+    "LocalCapture",
     "PendingFile",
     "Record",
+    "capture",
 ]
 
 
-def __getattr__(name: str) -> object:
-    # Import SQLite at the first use, which takes 8 ms: most clients have no journal.
-    if name in {"Journal", "LIMIT_BYTES"}:
-        from atlas_sdk.journal import store  # noqa: PLC0415
+#: The modules that import SQLite, which takes 8 ms. Most clients have no journal.
+_MODULE_OF = {"Journal": "store", "LIMIT_BYTES": "store", "LocalCapture": "capturing", "capture": "capturing"}
 
-        globals().update(Journal=store.Journal, LIMIT_BYTES=store.LIMIT_BYTES)
-        return globals()[name]
-    message = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(message)
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    globals()[name] = getattr(import_module(f"atlas_sdk.journal.{_MODULE_OF[name]}"), name)
+    return globals()[name]

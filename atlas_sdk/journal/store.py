@@ -187,6 +187,10 @@ class Journal:
             for row in self._reads.rows("files", project_id=project.bytes)
         ]
 
+    def checkpoints(self, project: UUID) -> list[str]:
+        """Return the names of the checkpoints of a project that are not in the database yet, the oldest first."""
+        return [row["name"] for row in self._reads.rows("checkpoints", project_id=project.bytes)]
+
     def remember_projects(self, projects: Iterable[Project], *, complete: bool = False) -> None:
         """Remember projects, so that captures go on while the database is away.
 

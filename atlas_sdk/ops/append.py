@@ -7,17 +7,17 @@ from uuid import UUID
 from attrs import evolve, frozen
 
 from atlas_sdk._context import Context
-from atlas_sdk._heads import Key
 from atlas_sdk._plan import Json, Plan, atomic, context, execute, one_or_none, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import IntegrityFailure, NotFound
-from atlas_sdk.files import named, to_text
+from atlas_sdk.files import named
 from atlas_sdk.model.blobs import Blob, encode
 from atlas_sdk.model.memory import Head, Snapshot
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops import memory_usage
 from atlas_sdk.ops.contents import Content, blob_content
-from atlas_sdk.ops.new_version import NewVersion, odd_modes
+from atlas_sdk.ops.heads import keys_of, read_head
+from atlas_sdk.ops.new_version import NewVersion, no_file, odd_modes
 
 __all__ = ["append", "append_deletion", "append_in_turn"]
 
@@ -48,8 +48,8 @@ def append(
     if head is not None and new.repeats(head):
         fresh = ctx.monotonic() - head.confirmed_at < HEAD_TRUST_S
         if not (fresh and ctx.heads.is_newest(new.key, head)):
-            head = yield from _read_head(new.key, known=head)
-    head = head or (yield from _read_head(new.key))
+            head = yield from read_head(new.key, known=head)
+    head = head or (yield from read_head(new.key))
     if head is not None and new.repeats(head):
         return None
     made = yield from _put(new, head, (yield from _encode(new, head)))
@@ -68,13 +68,13 @@ def append_in_turn(new: NewVersion, *, known: Head | None = None) -> Plan[Snapsh
     The newest version is often a delta from the version `known`, whose content need not be fetched again. Raises
     QuotaExceeded; NotFound if the project is gone, and for the deletion of a file without versions.
     """
-    keys = _keys(new.key)
+    keys = keys_of(new.key)
     yield from memory_usage.lock_memory_limit(new.user_id)
     while True:
         locked = yield from one_or_none(sql["lock"], _Locked, **keys)
         if new.snapshot_id is not None and (yield from scalar(sql["knows"], bool, id=new.snapshot_id, **keys)):
             return None
-        head = yield from _read_head(new.key)
+        head = yield from read_head(new.key)
         if head is not None and new.repeats(head):
             if new.snapshot_id is not None:
                 yield from execute(sql["note_equal"], id=new.snapshot_id, head_id=head.snapshot_id, **keys)
@@ -98,54 +98,6 @@ def append_in_turn(new: NewVersion, *, known: Head | None = None) -> Plan[Snapsh
         # If a hard limit refused the version, raise its error. If not, there was no file to lock and another client has
         # made the file since: try again.
         yield from memory_usage.refuse(new.user_id, blob)
-
-
-def _keys(key: Key) -> dict[str, object]:
-    user_id, project_id, path = key
-    return {"user_id": user_id, "project_id": project_id, "path": to_text(path)}
-
-
-@frozen(kw_only=True)
-class _HeadRow:
-    seq: int
-    snapshot_id: UUID
-    sha256: bytes | None
-    mode: int
-    link: str | None
-    created_at: datetime
-    blob_sha256: bytes
-    blob_size: int
-    blob_depth: int
-    blob_kept: bool
-
-
-def _read_head(key: Key, *, known: Head | None = None) -> Plan[Head | None]:
-    """Read the newest version without its content, because only a delta needs the content.
-
-    If the newest version is still `known`, return `known`, which has the content.
-    """
-    ctx = yield from context()
-    seen = ctx.heads.stamp(key)
-    row = yield from one_or_none(sql["head"], _HeadRow, **_keys(key))
-    if row is None:
-        return None
-    if known is not None and known.snapshot_id == row.snapshot_id:
-        confirmed = evolve(known, confirmed_at=ctx.monotonic(), stamp=seen)
-        ctx.heads.put(key, confirmed)
-        return confirmed
-    head = Head(
-        snapshot_id=row.snapshot_id,
-        seq=row.seq,
-        sha256=row.sha256,
-        mode=row.mode,
-        link=row.link,
-        created_at=row.created_at,
-        blob=Blob(sha256=row.blob_sha256, size=row.blob_size, depth=row.blob_depth) if row.blob_kept else None,
-        confirmed_at=ctx.monotonic(),
-        stamp=seen,
-    )
-    ctx.heads.put(key, head)
-    return head
 
 
 @frozen(kw_only=True)
@@ -202,7 +154,7 @@ def _put(new: NewVersion, head: Head | None, blob: Blob, *, after: UUID | None =
 def _facts(new: NewVersion, head: Head | None, ctx: Context) -> dict[str, object]:
     """Return the parameters that the statements for contents and for deletions have in common."""
     return {
-        **_keys(new.key),
+        **keys_of(new.key),
         "mode": new.mode_after(head),
         "kind": new.kind,
         "context": None if new.context is None else Json(dict(new.context)),
@@ -240,7 +192,7 @@ def append_deletion(project: Project, path: str, *, kind: str, reason: str | Non
         head = ctx.heads.get(new.key)
         if head is None or head.sha256 is None:
             # Do not trust a cached deletion: another client may have written the file since.
-            head = yield from _read_head(new.key)
+            head = yield from read_head(new.key)
         if head is not None and head.sha256 is None:
             return None
         made = yield from _put_deletion(new, head, project=project.name)
@@ -251,9 +203,7 @@ def append_deletion(project: Project, path: str, *, kind: str, reason: str | Non
 def _put_deletion(new: NewVersion, head: Head | None, *, project: str | None = None) -> Plan[Snapshot | None]:
     """Append the deletion after `head`. Return None if `head` is not the newest version now. Raises NotFound."""
     if head is None:
-        where = "its project" if project is None else named(project)
-        message = f"{named(new.path)}: no such file, and no version of it in {where}"
-        raise NotFound(message, kind="file", name=new.path)
+        raise no_file(new, project=project)
     ctx = yield from context()
     new_id = new.snapshot_id or ctx.new_id()
     stamp = yield from one_or_none(

@@ -9,7 +9,7 @@ from attrs import evolve, field, frozen
 
 from atlas_sdk._context import Context
 from atlas_sdk._heads import Key
-from atlas_sdk.errors import AtlasError, InvalidInput
+from atlas_sdk.errors import AtlasError, InvalidInput, NotFound
 from atlas_sdk.files import named, to_text
 from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.model.memory import Head, Snapshot
@@ -17,7 +17,7 @@ from atlas_sdk.model.projects import Project
 from atlas_sdk.ops.contents import Content
 from atlas_sdk.text import quoted
 
-__all__ = ["KINDS", "PATH_BYTES", "Incoming", "NewVersion", "Refused", "odd_modes"]
+__all__ = ["KINDS", "PATH_BYTES", "Incoming", "NewVersion", "Refused", "no_file", "odd_modes"]
 
 #: The kinds that a caller may give; checkpoints add versions of kind `checkpoint`.
 KINDS = ("claude_md", "scratch", "auto")
@@ -187,6 +187,12 @@ class Refused:
     #: QuotaExceeded: a hard memory limit. NotFound: the project is gone, or a file without versions is to be deleted.
     #: InvalidInput: a value that PostgreSQL cannot hold.
     problem: AtlasError
+
+
+def no_file(new: NewVersion, *, project: str | None = None) -> NotFound:
+    """Return the error for the deletion of a file without versions."""
+    where = "its project" if project is None else named(project)
+    return NotFound(f"{named(new.path)}: no such file, and no version of it in {where}", kind="file", name=new.path)
 
 
 def odd_modes(modes: tuple[int, ...]) -> list[int] | None:

@@ -49,6 +49,9 @@ SELECT path, count(*) AS records, sum(bytes) AS bytes, min(captured_at) AS oldes
        max(problem) AS problem, max(seq) AS newest
 FROM records WHERE project_id = :project_id AND op <> 'checkpoint' GROUP BY path ORDER BY path;
 
+-- name: checkpoints (read)
+SELECT name FROM records WHERE project_id = :project_id AND op = 'checkpoint' ORDER BY seq;
+
 -- name: sha256 (read)
 SELECT sha256 FROM records WHERE seq = :seq;
 

@@ -192,6 +192,10 @@ def test_it_starts_while_the_database_is_away(tmp_path: Path, new_project: NewPr
         nowhere.end()
 
 
+def until_records(daemon: Daemon, number: int) -> None:
+    until(lambda: daemon.status().journal.records >= number, f"the journal has {number} records")
+
+
 def test_nothing_is_lost_while_the_database_is_away_and_the_daemon_is_killed(
     daemon: Daemon, atlas: Atlas, new_project: NewProject
 ) -> None:
@@ -209,7 +213,7 @@ def test_nothing_is_lost_while_the_database_is_away_and_the_daemon_is_killed(
             records = daemon.status().journal.records
             written.append(b"%d" % len(written))
             file.write_bytes(written[-1])
-            until(lambda before=records: daemon.status().journal.records > before, "the journal has the version")
+            until_records(daemon, records + 1)
         daemon.kill()
     written.append(b"written while no daemon runs")
     file.write_bytes(written[-1])
