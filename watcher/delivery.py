@@ -57,17 +57,15 @@ class Delivery:
         known: Collection[UUID] = (),
         listens: bool = False,
     ) -> None:
-        """Use `post` to call the observer in the worker's thread. `known` are the projects that the journal knows.
-
-        With `listens`, the database tells of changes of the list of projects.
-        """
+        """Use `post` to call the observer in the worker's thread. `known` are the projects of the journal."""
         self._database = database
         self._journal = journal
         self._schedule = schedule
         self._clock = clock
         self._post = post
         self._maintenance = maintenance
-        self._listener = ProjectsListener(self.list_soon) if listens else None
+        self._listener = ProjectsListener(self.list_soon)
+        self._listens = listens
         self.observer: Observer | None = None
         if maintenance is not None:
             schedule.plan_maintenance(clock(), first=True)
@@ -79,6 +77,7 @@ class Delivery:
         self._untidy: set[UUID] = set()
         self._compares_all = False
         self._lists = False
+        self._then: list[Callable[[], None]] = []
         self._deadline: float | None = None
         #: What this thread knows.
         self._projects: dict[UUID, Project] = {}
@@ -86,6 +85,7 @@ class Delivery:
         self._known: set[UUID] = set(known)
         self._to_tidy: deque[UUID] = deque()
         self._problems: dict[str, None] = {}
+        self._stumbled_at = ""
         #: The number of records that were delivered since the start, and of errors.
         self.delivered = 0
         self.errors = 0
@@ -115,16 +115,17 @@ class Delivery:
             self._untidy.add(project)
             self._wake()
 
-    def list_soon(self) -> None:
-        """Ask for the list of projects: there may be a new one."""
+    def list_soon(self, then: Callable[[], None] | None = None) -> None:
+        """Ask for the list of projects: there may be a new one. `then` is called after the next attempt to read it."""
         with self._changed:
             self._lists = True
+            if then is not None:
+                self._then.append(then)
             self._wake()
 
     def stop(self, deadline: float) -> None:
         """Deliver what is left until this time, by the daemon's clock, and end."""
-        if self._listener is not None:
-            self._listener.stop()
+        self._listener.stop()
         with self._changed:
             self._deadline = deadline
             self._wake()
@@ -140,8 +141,8 @@ class Delivery:
         while self._deadline is None:
             try:
                 at = self.step()
-            except Exception:  # noqa: BLE001 - without this thread nothing is delivered
-                _log.exception("the delivery failed and goes on")
+            except Exception as error:  # noqa: BLE001 - without this thread nothing is delivered
+                self._stumbled(error)
                 self._schedule.failed(self._clock())
                 at = self._schedule.retry_at
             self._wait(at)
@@ -163,7 +164,12 @@ class Delivery:
     def step(self) -> float:
         """Do the work that is due; return the time at which the next step is due."""
         before = (self.delivered, self.errors, self._database.status)
+        with self._changed:
+            then, self._then = self._then, []
         at = self._step()
+        for one in then:
+            # The worker takes the list first, and then makes this call.
+            self._post(one)
         if before != (self.delivered, self.errors, self._database.status) and self.observer is not None:
             self._post(self.observer.delivered)
         return at
@@ -200,9 +206,11 @@ class Delivery:
         else:
             self._database.failed(error)
 
-    def _answered(self) -> None:
-        self._database.answered()
-        self._schedule.answered()
+    def _stumbled(self, error: Exception) -> None:
+        """Log an unexpected error, with its traceback if it is not the same as the last time."""
+        if repr(error) != self._stumbled_at:
+            self._stumbled_at = repr(error)
+            _log.error("the delivery failed and goes on", exc_info=error)
 
     def _work(self, now: float) -> bool:
         if self._schedule.is_listing_due(now):
@@ -213,6 +221,7 @@ class Delivery:
         for user in self._schedule.users_to_measure(now):
             self._measure(user)
         self._maintain(now)
+        self._schedule.answered()
         return more
 
     def finish(self, deadline: float) -> None:
@@ -238,23 +247,21 @@ class Delivery:
     def _list(self) -> None:
         began = time.thread_time()
         found = self._database.atlas.projects.list()
-        self._answered()
+        self._database.answered()
         projects = {project.id: project for project in found}
         if projects != self._projects or not self._is_listed:
             fresh = [project for project in found if project.id not in self._known]
             heads = self._heads(fresh)
-            self._remember(found)
+            self._remember(found, heads)
             self._projects = projects
             self._known = set(projects)
             self._is_listed = True
             observer = self.observer
             if observer is not None:
                 self._post(lambda: observer.listed(found, heads))
-        listener = self._listener
-        if listener is not None:
-            listener.begin(self._database.atlas)
-        is_told = listener is not None and listener.listening
-        self._schedule.listed(self._clock(), cpu_s=time.thread_time() - began, is_told=is_told)
+        if self._listens:
+            self._listener.begin(self._database.atlas)
+        self._schedule.listed(self._clock(), cpu_s=time.thread_time() - began, is_told=self._listener.listening)
 
     def _heads(self, projects: Sequence[Project]) -> dict[UUID, list[KnownHead]]:
         """Return the files of projects that this machine does not know yet."""
@@ -264,9 +271,13 @@ class Delivery:
                 heads.setdefault(version.project_id, []).append(head_of(version))
         return heads
 
-    def _remember(self, projects: Sequence[Project]) -> None:
+    def _remember(self, projects: Sequence[Project], heads: Mapping[UUID, Sequence[KnownHead]]) -> None:
         try:
+            # The files come first: a project without them would have all its files recorded again by the next start.
+            self._journal.append([], heads)
             self._journal.remember_projects(projects, complete=True)
+            for gone in self._known.difference(project.id for project in projects):
+                self._journal.forget_heads(gone)
         except JournalProblem as problem:
             self._say(f"{problem}; the next start needs the database for its list of projects")
 
@@ -275,7 +286,7 @@ class Delivery:
         if self._journal.is_empty():
             return False
         done = self._database.atlas.memory.deliver(limit=_RECORDS)
-        self._answered()
+        self._database.answered()
         self.delivered += done.delivered
         self._problems = dict.fromkeys(one for one in self._problems if one in done.problems)
         for problem in done.problems:

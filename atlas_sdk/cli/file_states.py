@@ -1,7 +1,6 @@
 """The state of each memory file of a project, from its versions, the journal, the watcher and the disk."""
 
 import os
-import stat
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -136,13 +135,16 @@ def file_entries(known: Knowledge) -> list[Entry]:
             return _lost(known, str(problem))
         return [Entry(path=".", state="problem", why=str(problem))]
     entries = {one.path: _skipped(one.path, one.reason, known) for one in scan.skipped}
+    entries |= {link.path: _dangling(link.path, link.reason, known) for link in scan.dangling}
     for one in scan.lookalikes:
         if one.path not in known.newest:
             entries[one.path] = Entry(path=one.path, state="not_tracked", why=one.reason, is_memory=False)
     tracked = set(scan.paths)
     for path in sorted(tracked | known.newest.keys() | known.pending.keys()):
         if path not in entries:
-            entries[path] = _Look(known, root, tracking, path, is_tracked=path in tracked or not scan.complete).entry()
+            entries[path] = _Look(
+                known, root, tracking, path, is_tracked=path in tracked or not scan.untracks(path)
+            ).entry()
     if known.watched is not None:
         entries = _as_the_watcher_sees(entries, known.watched)
     return sorted((one for one in entries.values() if not _is_old_deletion(one, known)), key=lambda one: one.path)
@@ -176,6 +178,13 @@ def _lost(known: Knowledge, why: str) -> list[Entry]:
 def _skipped(path: str, reason: str, known: Knowledge) -> Entry:
     version = known.newest.get(path)
     return Entry(path=path or ".", state="unreadable", why=reason, version=None if version is None else version.id)
+
+
+def _dangling(path: str, reason: str, known: Knowledge) -> Entry:
+    """Return the entry of a symlink whose target is gone."""
+    newest = known.newest.get(path)
+    since = newest.at if newest is not None and newest.sha256 is None else None
+    return Entry(path=path, state="deleted", since=since, why=reason, version=None if newest is None else newest.id)
 
 
 def _as_the_watcher_sees(entries: dict[str, Entry], watched: "ProjectStatus") -> dict[str, Entry]:
@@ -213,16 +222,16 @@ class _Look:
     def entry(self) -> Entry:
         from atlas_sdk.files import read_file
 
+        if not self._is_tracked and self._is_gone() is False:
+            return self._untracked()
         try:
             found = read_file(self._root, self._path, limit_bytes=self._tracking.limit_bytes)
         except AtlasError as problem:
-            if self._is_folder():
+            if self._is_gone():
                 return self._deleted("a folder is in its place")
             return self._made("unreadable", why=str(problem))
         if found is None:
             return self._deleted(None)
-        if not self._is_tracked:
-            return self._untracked(found)
         if self._is_pending(found):
             return self._in_journal(found)
         if self._newest is None or not self._newest.is_of(found):
@@ -234,14 +243,14 @@ class _Look:
     def _made(self, state: str, **fields: Any) -> Entry:
         return Entry(path=self._path, state=state, version=None if self._newest is None else self._newest.id, **fields)
 
-    def _is_folder(self) -> bool:
-        from atlas_sdk.files import entry
+    def _is_gone(self) -> bool | None:
+        """Return whether a recorded file is gone, also if a folder is in its place; None if that cannot be told."""
+        from atlas_sdk.files import is_gone
 
         try:
-            found = entry(self._root, self._path)
+            return is_gone(self._root, self._path)
         except AtlasError:
-            return False
-        return found is not None and stat.S_ISDIR(found.st_mode)
+            return None
 
     def _deleted(self, why: str | None) -> Entry:
         if self._newest is not None and self._newest.sha256 is None:
@@ -249,7 +258,7 @@ class _Look:
         not_recorded = "its last content is saved, and the deletion is not recorded yet"
         return self._made("deleted", why=not_recorded if why is None else f"{why}: {not_recorded}")
 
-    def _untracked(self, found: "FileState") -> Entry:
+    def _untracked(self) -> Entry:
         """Return the state of a file that the settings, an import or a repository has left out."""
         from atlas_sdk.files import repository_root
 
@@ -263,7 +272,7 @@ class _Look:
             since = datetime.fromtimestamp(settings.lstat().st_mtime, UTC)
         else:
             why = "no instruction file imports it"
-        return self._made("not_tracked", since=since, why=f"{why}; its history is kept", size=found.size)
+        return self._made("not_tracked", since=since, why=f"{why}; its history is kept")
 
     def _is_pending(self, found: "FileState") -> bool:
         """Return whether the journal has this content, and the database does not."""

@@ -33,8 +33,23 @@ if TYPE_CHECKING:
 @click.option("--here", is_flag=True, help="This folder, although it is inside of a repository; no question.")
 @click.option("--from", "source", metavar="OLD", help="Continue the history of this project, whose folder was moved.")
 @click.option("--force", is_flag=True, help="Also the home folder itself, or /.")
+@click.option(
+    "--service/--no-service",
+    "as_service",
+    default=None,
+    help="Install the watcher as a service, or do not ask.  [default: ask on a terminal]",
+)
 @pass_run
-def init(run: Invocation, path: str | None, source: str | None, *, of_user: bool, here: bool, force: bool) -> None:
+def init(
+    run: Invocation,
+    path: str | None,
+    source: str | None,
+    *,
+    of_user: bool,
+    here: bool,
+    force: bool,
+    as_service: bool | None,
+) -> None:
     """Protect a folder: register it and capture its memory files.
 
     PATH is the current folder unless given. Nothing is written into it. A second time captures what has changed since.
@@ -42,7 +57,8 @@ def init(run: Invocation, path: str | None, source: str | None, *, of_user: bool
     where git ignores a folder. --user registers the home folder as the project "user": of it only the memory of agents
     is kept, never credentials, transcripts or caches. Below the root of a git repository, a terminal asks which of the
     two folders to take. When the folder looks like that of a project which is gone, a terminal asks whether to continue
-    the history of that project.
+    the history of that project. On a terminal it also offers to start the watcher as a service, if none runs; see
+    `atlasctl service`.
     """
     from atlas_sdk.cli.init_choices import Choices
     from atlas_sdk.files import Tracking
@@ -80,9 +96,13 @@ def init(run: Invocation, path: str | None, source: str | None, *, of_user: bool
                 "not_tracked": [of_skipped(*entry) for entry in captured.lookalikes],
             }
         )
-        return
-    hints = choices.hints(project) if how == "created" else []
-    _show(run, project, files=files, skipped=skipped, lookalikes=captured.lookalikes, how=how, hints=hints)
+    else:
+        hints = choices.hints(project) if how == "created" else []
+        _show(run, project, files=files, skipped=skipped, lookalikes=captured.lookalikes, how=how, hints=hints)
+    if as_service is not False:
+        from atlas_sdk.cli.service_install import offer
+
+        offer(run, wanted=as_service)
 
 
 def _show(
@@ -122,5 +142,6 @@ def _show(
     for hint in hints:
         out.note(hint)
     out.note("Next:")
-    out.note("  atlasctl watch                       keep every change from now on")
+    out.note("  atlasctl service install             keep every change from now on, also after a restart")
+    out.note("  atlasctl watch                       or: keep every change, in this terminal")
     out.note("  atlasctl checkpoint before-refactor  name this state, to come back to it")

@@ -24,11 +24,12 @@ def fields_of_report(report: "Report") -> dict[str, Any]:
         watcher |= fields_of(
             report.watcher,
             "pid started_at written_at responding ready backend database_ok database_problem pending oldest_pending_at "
-            "counters",
+            "counters polled_folders",
             responding=report.is_responding,
             database_ok=report.watcher.database.ok,
             database_problem=report.watcher.database.problem,
             counters=dict(report.watcher.counters),
+            polled_folders=sum(len(project.polled) for project in report.watcher.projects),
         )
     return {
         "protected": not report.at_risk,
@@ -96,9 +97,9 @@ def _numbers(out: Output, watcher: "Status") -> str:
     waiting = f"{watcher.pending:,} waiting"
     if watcher.oldest_pending_at is not None:
         waiting += f" since {out.when(watcher.oldest_pending_at)}"
-    polled = counters.get("watch_failures", 0)
+    polled = sum(len(project.polled) for project in watcher.projects)
     parts = [count(counters.get("events", 0), "event"), count(counters.get("overflows", 0), "overflow"), waiting]
-    return ", ".join([*parts, *([f"{count(polled, 'project')} polled"] if polled else [])])
+    return ", ".join([*parts, *([f"{count(polled, 'folder')} polled"] if polled else [])])
 
 
 def _show_journal(out: Output, report: "Report") -> None:

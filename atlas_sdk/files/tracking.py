@@ -1,53 +1,32 @@
 """Decide which files of a project are memory, and find those that exist."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from attrs import Factory, field, frozen
+from attrs import field, frozen
 
 from atlas_sdk.files.globs import Excluded, Globs, Leads, check_globs
 from atlas_sdk.files.imports import Imports, follow
 from atlas_sdk.files.left_out import FOLDERS
-from atlas_sdk.files.nested import MOST_WATCHED, Nested, Stamp, find_nested
+from atlas_sdk.files.nested import MOST_WATCHED, Nested, find_nested
 from atlas_sdk.files.presets import PRESETS, Kind
 from atlas_sdk.files.root import Root, hold
+from atlas_sdk.files.scan import NOT_TRACKED, Scan, Skipped
 from atlas_sdk.files.settings import SETTINGS, check_presets, is_home, read_settings
-from atlas_sdk.files.walk import Rules, Skipped, Walk
+from atlas_sdk.files.walk import Rules, Walk
 
-__all__ = ["SETTINGS", "Scan", "Skipped", "Tracking"]
+__all__ = ["NOT_TRACKED", "SETTINGS", "Scan", "Skipped", "Tracking"]
 
 _DEFAULT_LIMIT_BYTES = 8 * 2**20
+#: The most folders to watch only because a symlink or an import names a missing file in them.
+_MOST_AWAITED = 500
 #: The ending of files that a user's own instructions may import.
 _MARKDOWN = (".md", ".mdx", ".markdown")
 #: A file of this name changes which folders are searched.
 _IGNORE_FILE = ".gitignore"
 _NO_GLOBS = Globs.of(())
-
-
-@frozen(kw_only=True)
-class Scan:
-    """The tracked files of a project at one time, sorted."""
-
-    #: The tracked files that exist, imports included.
-    paths: tuple[str, ...]
-    skipped: tuple[Skipped, ...]
-    #: The folders to watch; `""` is the project's own folder.
-    directories: tuple[str, ...]
-    #: False if the search reached a limit: a file that is missing here may exist.
-    complete: bool = True
-    #: True if a killed restore left a temporary file.
-    leftovers: bool = False
-    #: The files that are tracked because of their name in a folder of the project, such as `packages/api/CLAUDE.md`.
-    nested: frozenset[str] = frozenset()
-    #: The imported files, each with the file that imports it.
-    imported: Mapping[str, str] = Factory(dict)
-    #: Files that look like memory and are not tracked, with the reason; at most 100.
-    lookalikes: tuple[Skipped, ...] = ()
-    #: Folders without memory that are not in `directories`, with device, inode and mtime from before they were listed.
-    #: When one differs, a new nested file may be in it.
-    unwatched: Mapping[str, Stamp] = field(factory=dict, eq=False)
 
 
 @frozen(kw_only=True)
@@ -65,6 +44,8 @@ class Tracking:
     user: bool = False
     #: The compiled rules.
     rules: Rules = field(init=False, eq=False, repr=False)
+    #: The endings of all nested files, and of the files that change where they are searched; empty without a search.
+    _nested_endings: tuple[str, ...] = field(init=False, eq=False, repr=False)
 
     @rules.default
     def _compile(self) -> Rules:
@@ -80,6 +61,13 @@ class Tracking:
             agents=_agent_folders(user=self.user),
             user=self.user,
         )
+
+    @_nested_endings.default
+    def _find_endings(self) -> tuple[str, ...]:
+        if not self.nested or self.user:
+            return ()
+        globs = _nested_globs(tuple(dict.fromkeys(self.presets)))
+        return tuple({_IGNORE_FILE, *(glob.rpartition("/")[2].rpartition("*")[2] for glob in globs)})
 
     @classmethod
     def load(cls, root: Path | Root) -> "Tracking":
@@ -101,12 +89,14 @@ class Tracking:
 
         The file has the name of a nested file, and git may ignore its folder; or it is a `.gitignore`.
         """
-        if not self.nested or self.user or "/" not in path:
-            return path == _IGNORE_FILE and self.nested and not self.user
         name = path.rpartition("/")[2]
-        return name == _IGNORE_FILE or (
-            _anywhere(self.presets).match(path) and not self.rules.refuses(path) and _is_searched(path)
-        )
+        # Nearly all events are about files with other endings.
+        if not name.endswith(self._nested_endings):
+            return False
+        if name == _IGNORE_FILE:
+            return True
+        is_nested = "/" in path and _anywhere(self.presets).match(path)
+        return is_nested and not self.rules.refuses(path) and _is_searched(path)
 
     def kind(self, path: str) -> Kind:
         """Return `claude_md` for instructions, also in nested folders, and for imports; `scratch` for other notes."""
@@ -144,23 +134,37 @@ class Tracking:
         if found.stopped is not None:
             lookalikes.insert(0, Skipped(path="", reason=found.stopped))
         paths = {*walk.paths, *imports.paths}
-        watched = {*walk.folders, *(path.rpartition("/")[0] for path in (*imports.paths, *nested))}
-        watched.update([folder for folder in found.folders if folder not in watched][:MOST_WATCHED])
+        files = (*imports.paths, *nested, *walk.targets.values())
+        folders = {*walk.folders, *(path.rpartition("/")[0] for path in files)}
+        folders.update([folder for folder in found.folders if folder not in folders][:MOST_WATCHED])
+        awaited = imports.awaited.union(walk.awaited).difference(walk.seen)
+        more = sorted({path.rpartition("/")[0] for path in awaited} - folders)
+        folders.update(more[:_MOST_AWAITED])
         return Scan(
             paths=tuple(sorted(paths)),
             skipped=tuple(skipped),
-            directories=tuple(sorted(watched)),
+            directories=tuple(sorted(folders)),
             complete=not walk.given_up and found.stopped is None,
             leftovers=walk.leftovers,
             nested=nested - {path for path in nested if self.rules.wanted.match(path)},
             imported=dict(imports.by),
             lookalikes=tuple(one for one in lookalikes if one.path not in paths),
-            unwatched={folder: stamp for folder, stamp in found.folders.items() if folder not in watched},
+            unwatched={folder: stamp for folder, stamp in found.folders.items() if folder not in folders},
+            awaited=awaited,
+            awaits_more=len(more) > _MOST_AWAITED,
+            dangling=tuple(sorted(walk.dangling, key=lambda one: one.path)),
+            targets=walk.targets,
+            hard_links=tuple(tuple(sorted(names)) for names in walk.linked.values() if len(names) > 1),
+            seen=walk.seen,
         )
 
     def _follow(self, walk: Walk) -> Imports:
         instructions = [path for path in walk.paths if self.kind(path) == "claude_md"]
-        return follow(walk.root, instructions, limit_bytes=self.limit_bytes, allows=self.imports)
+        found = follow(walk.root, instructions, limit_bytes=self.limit_bytes, allows=self.imports)
+        for path in found.paths:
+            walk.note(path, found.stats[path])
+        walk.targets.update((path, found.targets[path]) for path in found.paths if path in found.targets)
+        return found
 
     def imports(self, path: str) -> bool:
         """Return True if a file becomes memory when instructions import it.

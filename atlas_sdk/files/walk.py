@@ -1,6 +1,7 @@
 """Walk the folders of a project that can hold tracked files."""
 
 import os
+import stat
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,18 +9,19 @@ from typing import Final
 
 from attrs import frozen
 
-from atlas_sdk.errors import AtlasError, FileProblem
-from atlas_sdk.files.capture import link_target, signature
+from atlas_sdk.errors import FileProblem
+from atlas_sdk.files.capture import Signature
 from atlas_sdk.files.globs import Excluded, Globs
 from atlas_sdk.files.left_out import temporary_of
-from atlas_sdk.files.paths import printable
+from atlas_sdk.files.paths import named, printable
 from atlas_sdk.files.problems import not_a_regular_file, problem
 from atlas_sdk.files.root import Root
-from atlas_sdk.files.safe_open import open_folder
+from atlas_sdk.files.safe_open import open_folder, trace
+from atlas_sdk.files.scan import Skipped
 from atlas_sdk.files.settings import SETTINGS
 from atlas_sdk.files.temporary import is_temporary
 
-__all__ = ["MOST_LOOKALIKES", "Rules", "Skipped", "Walk", "looks_like_memory"]
+__all__ = ["MOST_LOOKALIKES", "Rules", "Walk", "looks_like_memory"]
 
 #: Listing a folder takes about 30 µs, so a walk of this many folders ends within a second.
 _MOST_FOLDERS = 20_000
@@ -30,15 +32,8 @@ MOST_LOOKALIKES: Final = 100
 #: Names that are memory for every agent, whatever their case.
 _NAMES: Final = frozenset({"claude.md", "claude.local.md", "agents.md", "gemini.md"})
 _MARKDOWN: Final = (".md", ".mdc")
-
-
-@frozen(kw_only=True)
-class Skipped:
-    """A file that should be tracked, but cannot be; or a file that looks like memory and is not tracked."""
-
-    path: str
-    #: The problem and the advice, in one sentence.
-    reason: str
+#: The endings of the files that a user's symlink may lead to.
+_TEXT: Final = (*_MARKDOWN, ".txt", ".toml")
 
 
 @frozen(kw_only=True)
@@ -76,6 +71,11 @@ class Walk:
         #: The reasons why the search was not complete.
         self.given_up: list[str] = []
         self.leftovers = False
+        self.awaited: set[str] = set()
+        self.dangling: list[Skipped] = []
+        self.targets: dict[str, str] = {}
+        self.linked: dict[tuple[int, int], list[str]] = {}
+        self.seen: dict[str, Signature] = {}
 
     def run(self) -> None:
         """List the waiting folders, and those in them."""
@@ -152,10 +152,8 @@ class Walk:
                 self.take_symlink(entry, path, wanted=wanted)
             elif leads and entry.is_dir():
                 self.waiting[leads].append(path)
-            elif wanted and entry.is_file():
-                self.paths.append(path)
             elif wanted:
-                self.skip(path, not_a_regular_file(path, entry.stat(follow_symlinks=False).st_mode))
+                self.take_file(path, entry.stat(follow_symlinks=False))
         except FileNotFoundError:
             return
         except OSError as exc:
@@ -176,16 +174,38 @@ class Walk:
             else:
                 self.skipped.append(Skipped(path=path, reason=reason))
         elif wanted:
-            try:
-                found = signature(self.root, path)
-                target = link_target(self.root, path) if self.rules.user else None
-            except AtlasError as exc:
-                self.skip(path, exc)
-                return
-            if target is not None and not target.endswith((*_MARKDOWN, ".txt", ".toml")):
-                self.add_lookalike(path, f"{printable(path)} is a symlink to {printable(target)}, which is no text")
-            elif found is not None:
-                self.paths.append(path)
+            self.follow_symlink(path)
+
+    def follow_symlink(self, path: str) -> None:
+        """Take the file that a symlink leads to."""
+        way = trace(self.root, path)
+        self.awaited.update(way.links[1:])
+        if way.blocked is not None:
+            self.skip(path, way.blocked)
+        elif self.rules.user and not way.path.endswith(_TEXT):
+            reason = f"{printable(path)} is a symlink to {printable(way.path)}, which is no text"
+            self.add_lookalike(path, reason)
+        elif way.found is None:
+            self.awaited.add(way.path)
+            reason = f"{printable(path)} is a symlink that leads to no file: {named(way.path)} does not exist"
+            self.dangling.append(Skipped(path=path, reason=reason))
+        else:
+            self.targets[path] = way.path
+            self.take_file(path, way.found)
+
+    def take_file(self, path: str, found: os.stat_result) -> None:
+        """Take a regular file; skip anything else."""
+        if stat.S_ISREG(found.st_mode):
+            self.paths.append(path)
+            self.note(path, found)
+        else:
+            self.skip(path, not_a_regular_file(path, found.st_mode))
+
+    def note(self, path: str, found: os.stat_result) -> None:
+        """Note the signature of a tracked file, and its other names."""
+        self.seen[path] = Signature.of(found)
+        if found.st_nlink > 1:
+            self.linked.setdefault((found.st_dev, found.st_ino), []).append(path)
 
     def note_lookalike(self, entry: "os.DirEntry[str]", path: str) -> None:
         """Note a file that looks like memory and is not tracked."""
@@ -204,7 +224,7 @@ class Walk:
         if len(self.lookalikes) < MOST_LOOKALIKES:
             self.lookalikes.append(Skipped(path=path, reason=reason))
 
-    def skip(self, path: str, reason: AtlasError | FileProblem) -> None:
+    def skip(self, path: str, reason: FileProblem) -> None:
         """Note a file that should be tracked, but cannot be."""
         self.skipped.append(Skipped(path=path, reason=str(reason)))
 

@@ -51,7 +51,9 @@ def test_search_can_be_switched_off(tmp_path):
 def test_presets_and_excludes_decide_about_nested_files_too(tmp_path):
     put(tmp_path, "a/CLAUDE.md", "a/AGENTS.md", "b/CLAUDE.md", "c/CLAUDE.md", "c/.claude/rules/x.md")
     rules = Tracking(presets=("claude",), exclude=("b", "c/.claude/**"))
-    assert rules.scan(tmp_path).paths == ("a/CLAUDE.md", "c/CLAUDE.md")
+    found = rules.scan(tmp_path)
+    assert found.paths == ("a/CLAUDE.md", "c/CLAUDE.md")
+    assert "b" not in {*found.directories, *found.unwatched}
 
 
 def test_folders_that_git_ignores_are_left_out_and_named(tmp_path):
