@@ -64,8 +64,7 @@ class Delivery:
         self._clock = clock
         self._post = post
         self._maintenance = maintenance
-        self._listener = ProjectsListener(self.list_soon)
-        self._listens = listens
+        self._listener, self._listens = ProjectsListener(self.list_soon), listens
         self.observer: Observer | None = None
         if maintenance is not None:
             schedule.plan_maintenance(clock(), first=True)
