@@ -134,6 +134,7 @@ def _serve(
         post=queue.post,
         maintenance=maintenance,
         known={project.id for project in remembered[0]},
+        listens=True,
     )
     worker = Worker(
         database=database,

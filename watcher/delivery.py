@@ -16,6 +16,7 @@ from watcher.comparison import head_of
 from watcher.database import Database, is_away
 from watcher.database_schedule import DatabaseSchedule
 from watcher.maintenance import MaintenanceRunner
+from watcher.projects_listener import ProjectsListener
 
 _log = logging.getLogger(__name__)
 
@@ -54,14 +55,16 @@ class Delivery:
         post: Callable[[Callable[[], None]], None],
         maintenance: MaintenanceRunner | None = None,
         known: Collection[UUID] = (),
+        listens: bool = False,
     ) -> None:
-        """Use `post` to call the observer in the worker's thread. `known` are the projects that the journal knows."""
+        """Use `post` to call the observer in the worker's thread. `known` are the projects of the journal."""
         self._database = database
         self._journal = journal
         self._schedule = schedule
         self._clock = clock
         self._post = post
         self._maintenance = maintenance
+        self._listener, self._listens = ProjectsListener(self.list_soon), listens
         self.observer: Observer | None = None
         if maintenance is not None:
             schedule.plan_maintenance(clock(), first=True)
@@ -121,6 +124,7 @@ class Delivery:
 
     def stop(self, deadline: float) -> None:
         """Deliver what is left until this time, by the daemon's clock, and end."""
+        self._listener.stop()
         with self._changed:
             self._deadline = deadline
             self._wake()
@@ -254,7 +258,9 @@ class Delivery:
             observer = self.observer
             if observer is not None:
                 self._post(lambda: observer.listed(found, heads))
-        self._schedule.listed(self._clock(), cpu_s=time.thread_time() - began)
+        if self._listens:
+            self._listener.begin(self._database.atlas)
+        self._schedule.listed(self._clock(), cpu_s=time.thread_time() - began, is_told=self._listener.listening)
 
     def _heads(self, projects: Sequence[Project]) -> dict[UUID, list[KnownHead]]:
         """Return the files of projects that this machine does not know yet."""

@@ -272,6 +272,9 @@ class WatchedProjects:
 
     def _lose(self, folder: Folder, reason: str) -> None:
         unwatch(folder, self._backend)
+        if folder.identity is None and not folder.project.had_folder:
+            # A program registered a folder that never was on this machine. Only the sweep looks whether it is there.
+            return
         self._scheduler.lost(folder.id)
         if folder.lost is None:
             folder.lost_since = self._clock()

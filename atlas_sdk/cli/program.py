@@ -40,7 +40,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "Manage": {
         "user": ("user", "Create, list, change and delete users."),
-        "projects": ("projects", "List, archive and delete projects."),
+        "projects": ("projects", "List, move, archive and delete projects."),
         "plans": ("plans", "List and add plans."),
         "sessions": ("sessions", "List, issue and revoke the sign-ins of a user."),
         "quota": ("quota", "Show and set what users may use."),

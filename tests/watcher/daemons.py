@@ -50,9 +50,10 @@ class Daemon:
     """A daemon of one home, which a test can start and end several times. None outlives its test."""
 
     def __init__(self, home: Path, dsn: str | None, **timing: float) -> None:
+        # The daemon reads the list of projects only when the database tells of a change.
         self.home = home
         self.dsn = dsn
-        self.timing = {"projects_s": 0.1, "status_s": 0.02, **timing}
+        self.timing = {"projects_s": 3600.0, "projects_heard_s": 3600.0, "status_s": 0.02, **timing}
         self.log = home.parent / f"{home.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from rig import Rig
 
 from atlas_sdk import Project, Tracking
@@ -196,3 +197,25 @@ def test_wrong_settings_are_told_and_the_old_ones_hold(
     rig.settle(1.0)
     assert rig.status_of(app).problem is None
     assert rig.atlas.contents(app, "extra.md") == [b"more"]
+
+
+def test_a_project_without_a_folder_is_not_lost_and_works_when_the_folder_comes(
+    rig: Rig, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nowhere = root.with_name("nowhere")
+    project = rig.atlas.add(nowhere)
+    rig.atlas.registered[-1] = evolve(project, had_folder=False)
+    rig.settle(3.0)
+    assert rig.worker.ready
+    assert not rig.status_of(project).lost
+    assert rig.status_of(project).problem is None
+    assert "is lost" not in caplog.text
+    nowhere.mkdir()
+    (nowhere / "CLAUDE.md").write_text("one")
+    rig.settle(61.0)
+    assert rig.atlas.contents(project, "CLAUDE.md") == [b"one"]
+    # From now on it is a folder like any other.
+    nowhere.rename(root.with_name("away"))
+    rig.queue.root_changed(WatchedFolder(project.id, ""))
+    rig.settle(1.0)
+    assert rig.status_of(project).lost
