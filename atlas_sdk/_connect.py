@@ -3,8 +3,6 @@
 `prepare` finds the database, and makes the configuration of the connections and the context of the plans.
 """
 
-import getpass
-import sys
 import time
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -20,19 +18,15 @@ from atlas_sdk._heads import HeadCache
 from atlas_sdk._keyring import Keyring
 from atlas_sdk._shared_versions import SharedVersions
 from atlas_sdk._signatures import without_methods
+from atlas_sdk.actor import login_name, new_id
 from atlas_sdk.config import database_url, expanded, home_folder, signing_keys_file
 from atlas_sdk.dsn import check_dsn
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.home import check_private_file
+from atlas_sdk.journal import ClientJournal
 from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.signing_keys import SigningKeys
 from atlas_sdk.text import quoted
-
-# A uuid v7: later ids sort after earlier ids.
-if sys.version_info >= (3, 14):
-    from uuid import uuid7 as new_id
-else:
-    from uuid_utils.compat import uuid7 as new_id
 
 __all__ = ["Opened", "Options", "address", "prepare"]
 
@@ -55,19 +49,12 @@ class Opened:
             self.server.keep_for(seconds)
 
     def release(self) -> None:
-        """Leave the embedded server. Idempotent."""
+        """Close the journal, and leave the embedded server. Idempotent."""
+        self.context.journal.close()
         if self.versions is not None:
             self.versions.close()
         if self.server is not None:
             self.server.release()
-
-
-def _login() -> str | None:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        # A container may run as a user id without a name.
-        return None
 
 
 class Options(TypedDict, total=False):
@@ -148,6 +135,15 @@ def address(dsn: str | None, options: Options) -> str | None:
     return database_url()
 
 
+def _journal(home: str | PathLike[str] | None) -> ClientJournal:
+    """Return the journal of the client's home. Make nothing: a client of a server may have no home at all."""
+    try:
+        return ClientJournal(home_folder() if home is None else expanded(home))
+    except InvalidInput:
+        # A container may run as a user id without a folder.
+        return ClientJournal()
+
+
 def prepare(dsn: str | None, options: Options) -> Opened:
     """Start or join the embedded server if no DSN is given, and apply the options."""
     server: EmbeddedServer | None = None
@@ -190,8 +186,13 @@ def prepare(dsn: str | None, options: Options) -> Opened:
     )
     actor = options.get("attribution") or Attribution()
     if actor.login is None:
-        actor = evolve(actor, login=_login())
+        actor = evolve(actor, login=login_name())
     context = Context(
-        new_id=new_id, attribution=actor, heads=HeadCache(versions=versions), monotonic=time.monotonic, keyring=keyring
+        new_id=new_id,
+        attribution=actor,
+        heads=HeadCache(versions=versions),
+        monotonic=time.monotonic,
+        keyring=keyring,
+        journal=_journal(options.get("home")),
     )
     return Opened(config, context, server, migrates=options.get("migrate", server is not None), versions=versions)

@@ -9,6 +9,7 @@ from attrs import evolve, field, frozen
 from atlas_sdk._heads import HeadCache
 from atlas_sdk._keyring import Keyring
 from atlas_sdk.errors import NotPermitted
+from atlas_sdk.journal import ClientJournal
 from atlas_sdk.model.attribution import Attribution
 from atlas_sdk.model.origin import Origin
 
@@ -29,6 +30,11 @@ class Context:
     monotonic: Callable[[], float]
     #: Address and user agent of the request that the plans serve, for the audit.
     origin: Origin = field(factory=Origin)
+    #: The journal of the client's home: writers deliver its records of a project before they write.
+    journal: ClientJournal = field(factory=ClientJournal, repr=False)
+    #: The ids of the journal's records that the open transaction has stored; None outside of a transaction. A rollback
+    #: would undo their delivery, so they stay in the journal.
+    delivered: set[UUID] | None = field(default=None, repr=False)
     #: The user whose rows row-level security shows; None if the login's own rights apply.
     tenant: UUID | None = None
     #: The keys that sign and verify session tokens.
@@ -41,11 +47,11 @@ class Context:
 
     def begin(self) -> Self:
         """Return the context of a transaction that starts. The client learns its new versions after the commit."""
-        return evolve(self, heads=self.heads.begin())
+        return evolve(self, heads=self.heads.begin(), delivered=set())
 
     def join(self) -> Self:
         """Return the context of a transaction that the caller commits or rolls back without telling us."""
-        return evolve(self, heads=self.heads.join())
+        return evolve(self, heads=self.heads.join(), delivered=set())
 
     def commit(self, transaction: "Context") -> None:
         """Add the versions that a committed transaction learned; `transaction` is the context from `begin`."""
@@ -54,3 +60,5 @@ class Context:
     def rollback(self) -> None:
         """Forget the versions that this transaction learned, because it was rolled back, in whole or in part."""
         self.heads.clear()
+        if self.delivered is not None:
+            self.delivered.clear()

@@ -51,26 +51,27 @@ def sql_root() -> Path:
 class Statements(dict[str, Statement]):
     """The statements of one topic by name, read from disk when the first of them is used."""
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, folder: str = "queries") -> None:
         super().__init__()
         self.topic = topic
+        self.folder = folder
 
     def __missing__(self, name: str) -> Statement:
         # Two threads may do this at the same time: both read the same statements.
-        found = read_statements(self.topic)
+        found = read_statements(self.topic, self.folder)
         self.update(found)
         return found[name]
 
 
-def read_statements(topic: str) -> dict[str, Statement]:
-    """Read the named statements of `sql/queries/<topic>.sql`, in the order of the file."""
-    text = (sql_root() / "queries" / f"{topic}.sql").read_text("utf-8")
+def read_statements(topic: str, folder: str = "queries") -> dict[str, Statement]:
+    """Read the named statements of `sql/<folder>/<topic>.sql`, in the order of the file."""
+    text = (sql_root() / folder / f"{topic}.sql").read_text("utf-8")
     headers = list(_HEADER.finditer(text))
     ends = [header.start() for header in headers[1:]] + [len(text)]
     texts: dict[str, str] = {}
     for header, end in zip(headers, ends, strict=True):
         if header["name"] in texts:
-            message = f"sql/queries/{topic}.sql names {header['name']!r} twice"
+            message = f"sql/{folder}/{topic}.sql names {header['name']!r} twice"
             raise ValueError(message)
         texts[header["name"]] = text[header.end() : end].strip().rstrip(";")
     # "columns" is not a statement, but the list of columns that several statements of a topic contain.
@@ -83,9 +84,9 @@ def read_statements(topic: str) -> dict[str, Statement]:
 
 
 @cache
-def statements(topic: str) -> Statements:
+def statements(topic: str, folder: str = "queries") -> Statements:
     """Return the named statements of a topic, to be looked up by name."""
-    return Statements(topic)
+    return Statements(topic, folder)
 
 
 def topics() -> list[str]:

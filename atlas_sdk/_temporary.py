@@ -1,5 +1,6 @@
 """Make and drop the database of a temporary client."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,7 +23,8 @@ def temporary(options: Options) -> Iterator[tuple[str, Options]]:
     if options.get("home") is not None:
         raise InvalidInput("a temporary database has a home of its own; leave `home` out", field="home")
     with temporary_database(_migrate) as dsn:
-        yield dsn, {"signing_keys": SigningKeys.generate(), **options}
+        # No home, so that the journal of the user's own home stays untouched: its records belong to another database.
+        yield dsn, {"signing_keys": SigningKeys.generate(), **options, "home": os.devnull}
 
 
 def _migrate(dsn: str) -> None:

@@ -10,6 +10,7 @@ The objects that programs pass around are in `atlas_sdk` itself. The objects of 
 
 from atlas_sdk.model.builds import BuildStats
 from atlas_sdk.model.checkpoints import RestoreChange, RestoreStep
+from atlas_sdk.model.delivery import Delivery
 from atlas_sdk.model.memory import BrokenVersion, VersionSet
 from atlas_sdk.model.memory_usage import MemoryUsage
 from atlas_sdk.model.pool import PoolStats
@@ -25,6 +26,7 @@ __all__ = [
     "AppliedMigration",
     "BrokenVersion",
     "BuildStats",
+    "Delivery",
     "Forecast",
     "LimitCheck",
     "MemoryUsage",

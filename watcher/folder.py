@@ -4,15 +4,15 @@ import os
 import stat
 import time
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, field
 
 from atlas_sdk import AtlasError, Project, Tracking
 from atlas_sdk.files import Root, Signature, pin, signature
-from watcher.status import FileStatus, PolledFolder, ProjectStatus
+from atlas_sdk.journal import KnownHead
 
 #: If a program writes a file twice within one tick of the file system's clock, `stat` is the same after both writes.
 #: FAT has the coarsest clock, two seconds. What was younger than this when the daemon looked at it, is looked at once
@@ -22,20 +22,6 @@ COARSEST_NS = 2_000_000_000
 SETTINGS = ".atlas.toml"
 
 
-@frozen(kw_only=True)
-class Known:
-    """The newest stored version of a file, as far as this daemon knows; made only after the version is stored."""
-
-    #: The `stat` of the file with this content; None when it is unknown, or when the next write might not change it.
-    signature: Signature | None
-    #: 64 hex digits.
-    sha256: str
-    mode: int
-    link: str | None
-    #: The time since which this content is stored.
-    protected_since: datetime
-
-
 @define(eq=False)
 class Folder:
     """One registered project. The worker changes it; the backend's thread only calls `affected_paths`."""
@@ -43,11 +29,14 @@ class Folder:
     project: Project
     root: Path = field(init=False, default=Factory(lambda self: Path(self.project.path), takes_self=True))
     tracking: Tracking = Factory(Tracking)
-    known: dict[str, Known] = Factory(dict)
-    #: Files whose entry in `known` may be wrong: the next look at such a file asks the database in any case.
+    #: The newest version of every file that exists. An entry changes only after the journal has the version.
+    known: dict[str, KnownHead] = Factory(dict)
+    #: Files whose newest version in the database may differ from `known`: the next look makes a record in any case.
     stale: set[str] = Factory(set)
-    #: True after `known` was filled from the database.
-    loaded: bool = False
+    #: Files that were deleted, each with the time.
+    deleted: dict[str, datetime] = Factory(dict)
+    #: The time of the newest capture; None when there is none.
+    active_at: datetime | None = None
     #: Watched folders, each with its device, inode and ctime from the time when the scan listed it.
     folders: dict[str, tuple[int, int, int] | None] = Factory(dict)
     #: The folders that are polled, each with the reason.
@@ -83,6 +72,8 @@ class Folder:
     rest_until: float = 0.0
     #: One sentence for each path with a problem; `""` is the project.
     problems: dict[str, str] = Factory(dict)
+    #: For each path with a problem, the state of the file (see `status.STATES`) and the time since which it has it.
+    problem_states: dict[str, tuple[str, datetime]] = Factory(dict)
 
     @property
     def id(self) -> UUID:
@@ -105,19 +96,33 @@ class Folder:
             return (path, *aliases)
         return ("", *aliases) if self.tracking.may_be_nested(path) else aliases
 
-    def note(self, path: str, problem: str | None) -> bool:
+    def take(self, head: KnownHead) -> None:
+        """Make this the newest version of its file."""
+        if head.sha256 is None:
+            self.known.pop(head.path, None)
+            self.deleted[head.path] = head.captured_at
+            self.former[head.path.rpartition("/")[0]] = None
+        else:
+            self.known[head.path] = head
+            self.deleted.pop(head.path, None)
+        if self.active_at is None or self.active_at < head.captured_at:
+            self.active_at = head.captured_at
+
+    def note(self, path: str, problem: str | None, *, state: str = "unreadable") -> bool:
         """Store the problem of a path, or remove it if `problem` is None; return whether the problem has changed."""
         if problem == self.problems.get(path):
             return False
         if problem is None:
             del self.problems[path]
+            self.problem_states.pop(path, None)
         else:
             self.problems[path] = problem
+            self.problem_states[path] = (state, datetime.now(UTC))
         return True
 
     def is_unchanged(self) -> bool:
         """Return whether `stat` of every known file and watched folder is the same as at the last scan."""
-        if not self.loaded or self.lost is not None or self.awaits_more:
+        if self.identity is None or self.lost is not None or self.awaits_more:
             return False
         try:
             return (
@@ -128,7 +133,7 @@ class Folder:
         except (AtlasError, OSError):
             return False
 
-    def _looks_like(self, path: str, known: Known) -> bool:
+    def _looks_like(self, path: str, known: KnownHead) -> bool:
         # Use the path without the checks of `pinned`, because the sweep calls this for every file. This is safe: no
         # content is read, and if a symlink has replaced a folder, `stat` differs and a scan follows.
         found = os.lstat(self.path_of(path))
@@ -161,27 +166,6 @@ class Folder:
     def is_back(self) -> bool:
         """Return whether any folder is in the project's place and can be opened."""
         return _is_reachable(Root(self.root))
-
-    def status(self) -> ProjectStatus:
-        """Return the status of the project: the protected files and the problems."""
-        names = sorted({*self.known, *(path for path in self.problems if path)})
-        return ProjectStatus(
-            id=str(self.project.id),
-            path=self.project.path,
-            lost=self.lost is not None,
-            polled=tuple(PolledFolder(path=path, reason=reason) for path, reason in sorted(self.unwatched.items())),
-            problem=self.lost or self.problems.get(""),
-            files=tuple(self._file_status(path) for path in names),
-        )
-
-    def _file_status(self, path: str) -> FileStatus:
-        known = self.known.get(path)
-        return FileStatus(
-            path=path,
-            sha256=None if known is None else known.sha256,
-            protected_since=None if known is None else known.protected_since,
-            problem=self.problems.get(path),
-        )
 
 
 def is_recent(at_ns: int, now_ns: int) -> bool:

@@ -6,11 +6,11 @@ import stat
 import time
 from collections.abc import Iterator
 
-from atlas_sdk import Atlas, AtlasError, FileProblem, InvalidInput, Tracking
+from atlas_sdk import AtlasError, FileProblem, InvalidInput, Tracking
 from atlas_sdk.files import Root, Scan, entry, is_gone, trace
 from watcher.backend import Backend, WatchedFolder, Watching
 from watcher.debounce import ChangeKind
-from watcher.folder import Folder, Known, is_recent
+from watcher.folder import Folder, is_recent
 
 _log = logging.getLogger(__name__)
 
@@ -19,50 +19,6 @@ _log = logging.getLogger(__name__)
 _ROUNDS = 10
 #: The most folders to watch only because memory was in them once.
 _MOST_FORMER = 100
-
-
-def load(folder: Folder, atlas: Atlas) -> None:
-    """Fill `folder.known` from the database, once. Entries have no signature, so the first scan hashes every file."""
-    if folder.loaded:
-        return
-    for version in atlas.memory.files(folder.project):
-        if version.sha256 is None:
-            folder.former[version.path.rpartition("/")[0]] = None
-        else:
-            folder.known[version.path] = Known(
-                signature=None,
-                sha256=version.sha256,
-                mode=version.mode,
-                link=version.link,
-                protected_since=version.created_at,
-            )
-    folder.loaded = True
-
-
-def stale_paths(folder: Folder, atlas: Atlas) -> Iterator[str]:
-    """Compare `folder.known` with the stored versions; yield the files that differ.
-
-    A failed restore, or another client, may store a newest version that differs from the file on the disk, and no event
-    reports this. The function also yields a file whose content is not stored because it was over the size limit, if the
-    file is within the limit now.
-    """
-    stored = {version.path: version for version in atlas.memory.files(folder.project)}
-    for path, known in folder.known.items():
-        version = stored.pop(path, None)
-        if (
-            version is None
-            or (version.sha256, version.mode, version.link) != (known.sha256, known.mode, known.link)
-            or (version.kept is False and version.size <= folder.tracking.limit_bytes)
-        ):
-            yield path
-    for path, version in stored.items():
-        # Skip a file that is not on the disk: a client may have stored its content without a file.
-        if not version.deleted and _is_tracked(folder, path) and _is_present(folder.pinned, path):
-            yield path
-
-
-def _is_tracked(folder: Folder, path: str) -> bool:
-    return path in folder.imports or folder.tracking.wants(path)
 
 
 def scan(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, ChangeKind]]:
@@ -232,7 +188,10 @@ def _missing(folder: Folder, root: Root, found: Scan, skipped: dict[str, str]) -
             skipped.setdefault(path, str(error))
             continue
         if gone:
-            folder.untracked.discard(path)
+            if path in folder.untracked:
+                # The entry is not in `known` any more, so let the worker record the end in any case.
+                folder.untracked.discard(path)
+                folder.stale.add(path)
             yield path, ChangeKind.VANISHED
         elif found.untracks(path):
             # The file exists but is not tracked any more: the settings or an import changed.
@@ -241,8 +200,9 @@ def _missing(folder: Folder, root: Root, found: Scan, skipped: dict[str, str]) -
 
 
 def _note(folder: Folder, found: Scan, skipped: dict[str, str]) -> None:
+    dangling = {one.path for one in found.dangling}
     for path, reason in skipped.items():
-        if folder.note(path, reason):
+        if folder.note(path, reason, state="deleted" if path in dangling else "unreadable"):
             _log.warning("%s: %s", folder.root, reason)
     # Keep the problem of a listed file: the worker removes the problem when it reads the file.
     for path in folder.problems.keys() - skipped.keys() - set(found.paths):

@@ -22,6 +22,11 @@ STATUS = Path("watcher/status.json")
 #: A daemon whose status is older is suspended or hangs, although it has its lock: a working daemon writes at least
 #: every 20 s.
 FRESH_S = 30.0
+#: The states of a file. "saved": the newest content is in the database. "pending": the file changed and was not read
+#: yet. "journal": the newest content is in the journal of this machine only. "too_large": only the hash is stored.
+#: "deleted": the file was deleted recently. "unreadable", "lost", "problem": `why` says what is wrong. The command line
+#: adds "saved_not_watched", for a file of a project that no daemon watches.
+STATES = ("saved", "saved_not_watched", "pending", "journal", "unreadable", "too_large", "lost", "deleted", "problem")
 
 
 def _time(value: Any) -> datetime | None:
@@ -43,6 +48,12 @@ class FileStatus:
     protected_since: datetime | None = field(converter=_time)
     #: The reason why newer content is not stored, if there is newer content.
     problem: str | None
+    #: One of `STATES`.
+    state: str = "saved"
+    #: The time since which the file is in this state; None if it is unknown.
+    since: datetime | None = field(default=None, converter=_time)
+    #: The reason for this state, as a sentence; None for "saved".
+    why: str | None = None
 
 
 def _files(value: Any) -> tuple[FileStatus, ...]:
@@ -101,6 +112,26 @@ def _database(value: Any) -> DatabaseStatus:
     return value if isinstance(value, DatabaseStatus) else DatabaseStatus(**value)
 
 
+@frozen(kw_only=True)
+class JournalNumbers:
+    """The versions that are saved on this machine and not in the database yet."""
+
+    records: int = 0
+    bytes: int = 0
+    #: The time of capture of the oldest of them; None when there is none.
+    oldest_at: datetime | None = field(default=None, converter=_time)
+    #: The number of versions that the database refused; they are tried again.
+    held_back: int = 0
+    #: The number of intermediate versions that were dropped because the journal was full.
+    dropped: int = 0
+    #: The reason why the journal cannot be written or read; None when it can.
+    problem: str | None = None
+
+
+def _journal(value: Any) -> JournalNumbers:
+    return value if isinstance(value, JournalNumbers) else JournalNumbers(**value)
+
+
 def _required_time(value: Any) -> datetime:
     return datetime.fromisoformat(value) if isinstance(value, str) else value
 
@@ -133,8 +164,11 @@ class Status:
     #: "inotify", "observer" or "poll".
     backend: str = ""
     database: DatabaseStatus = field(default=DatabaseStatus(ok=False), converter=_database)
+    journal: JournalNumbers = field(default=JournalNumbers(), converter=_journal)
     #: The number of files and projects that wait for the worker.
     pending: int = 0
+    #: The time of the first change of the file that has waited longest; None when no file waits.
+    oldest_pending_at: datetime | None = field(default=None, converter=_time)
     #: Since the start: events, captures, snapshots, deletions, scans, overflows, errors. Now: watch_failures, the
     #: number of projects with folders that cannot be watched.
     counters: Mapping[str, int] = field(factory=dict)

@@ -7,6 +7,7 @@ from atlas_sdk.cli.command import UTF8, Command
 from atlas_sdk.cli.invocation import Invocation, pass_run
 from atlas_sdk.cli.json_output import of_checkpoint, of_skipped
 from atlas_sdk.cli.output import count, plain, size
+from atlas_sdk.cli.without_database import AWAY, save_here
 from atlas_sdk.names import checkpoint_name
 
 
@@ -21,14 +22,23 @@ from atlas_sdk.names import checkpoint_name
 @click.argument("name", type=UTF8)
 @click.option("--note", metavar="TEXT", type=UTF8, help="A remark to store with it.")
 @pass_run
-def checkpoint(run: Invocation, name: str, note: str | None) -> None:
+def checkpoint(run: Invocation, name: str, note: str | None) -> int:
     """Name the state of all memory files.
 
     Captures the folder first, so that NAME means exactly the present files. Names are unique in a project. Versions
-    that a checkpoint names are never deleted by age.
+    that a checkpoint names are never deleted by age. While the database is away, the files and the name are saved on
+    this machine, and stored when it is back; if NAME is taken then, it gets a number.
     """
     # Refuse a bad name before anything is captured.
     checkpoint_name(name)
+    try:
+        _checkpoint(run, name, note)
+    except AWAY as away:
+        return save_here(run, away, checkpoint=name, note=note)
+    return 0
+
+
+def _checkpoint(run: Invocation, name: str, note: str | None) -> None:
     with run.opened() as atlas:
         project = run.project(atlas)
         captured = atlas.memory.capture(project)

@@ -8,6 +8,7 @@ from atlas_sdk import NotFound
 from atlas_sdk.cli.command import Command
 from atlas_sdk.cli.invocation import Invocation, pass_run
 from atlas_sdk.cli.json_output import of_project
+from atlas_sdk.cli.without_database import remember
 from atlas_sdk.text import printable
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def forget(run: Invocation, path: str | None) -> None:
     with run.opened() as atlas:
         found = _project(run, atlas, path)
         project = atlas.projects.archive(found)
+    remember(run, project)
     verb = "is not protected any more" if found.status == "active" else "is forgotten already"
     run.out.result(
         {"project": of_project(project), "archived": found.status == "active"},

@@ -13,6 +13,7 @@ from atlas_sdk.cli.command import Command
 from atlas_sdk.cli.invocation import Invocation, pass_run
 from atlas_sdk.cli.json_output import of_project, of_skipped, of_version
 from atlas_sdk.cli.output import count, size
+from atlas_sdk.cli.without_database import remember
 from atlas_sdk.text import printable
 
 if TYPE_CHECKING:
@@ -26,14 +27,21 @@ if TYPE_CHECKING:
 @click.argument("path", required=False)
 @click.option("--user", "of_user", is_flag=True, help="Your own memory, such as ~/.claude, instead of a project's.")
 @click.option("--force", is_flag=True, help="Also the home folder itself, or /.")
+@click.option(
+    "--service/--no-service",
+    "as_service",
+    default=None,
+    help="Install the watcher as a service, or do not ask.  [default: ask on a terminal]",
+)
 @pass_run
-def init(run: Invocation, path: str | None, *, of_user: bool, force: bool) -> None:
+def init(run: Invocation, path: str | None, *, of_user: bool, force: bool, as_service: bool | None) -> None:
     """Protect a folder: register it and capture its memory files.
 
     PATH is the current folder unless given. Nothing is written into it. A second time captures what has changed since.
     A forgotten folder comes back with its whole history. Instructions in the folders of a project are found too, except
     where git ignores a folder. --user registers the home folder as the project "user": of it only the memory of agents
-    is kept, never credentials, transcripts or caches.
+    is kept, never credentials, transcripts or caches. On a terminal it offers to start the watcher as a service, if
+    none runs; see `atlasctl service`.
     """
     from atlas_sdk.files import Tracking
 
@@ -45,6 +53,7 @@ def init(run: Invocation, path: str | None, *, of_user: bool, force: bool) -> No
         project, how = _registered(atlas, run.user(atlas, make=True), folder, name="user" if of_user else None)
         captured = atlas.memory.capture(project)
         files = [version for version in atlas.memory.files(project) if not version.deleted]
+    remember(run, project, makes=True)
     # Use `kept` instead of the size: the content of a file over the limit may be stored already, because another file
     # has the same content.
     hash_only = [version for version in files if version.kept is False]
@@ -61,8 +70,12 @@ def init(run: Invocation, path: str | None, *, of_user: bool, force: bool) -> No
                 "not_tracked": [of_skipped(*entry) for entry in captured.lookalikes],
             }
         )
-        return
-    _show(run, project, files=files, skipped=skipped, lookalikes=captured.lookalikes, how=how)
+    else:
+        _show(run, project, files=files, skipped=skipped, lookalikes=captured.lookalikes, how=how)
+    if as_service is not False:
+        from atlas_sdk.cli.service_install import offer
+
+        offer(run, wanted=as_service)
 
 
 def _folder(given: str, *, force: bool) -> Path:
@@ -129,5 +142,6 @@ def _show(
     warn_skipped(out, skipped)
     note_lookalikes(out, lookalikes)
     out.note("Next:")
-    out.note("  atlasctl watch                       keep every change from now on")
+    out.note("  atlasctl service install             keep every change from now on, also after a restart")
+    out.note("  atlasctl watch                       or: keep every change, in this terminal")
     out.note("  atlasctl checkpoint before-refactor  name this state, to come back to it")

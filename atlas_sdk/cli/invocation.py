@@ -41,6 +41,10 @@ class Invocation:
     @cached_property
     def settings(self) -> "Settings":
         """The settings: flags override the environment, which overrides the files."""
+        return self.load_settings()
+
+    def load_settings(self) -> "Settings":
+        """Read the settings from their sources, also when they were read before."""
         from atlas_sdk.config import load_settings
 
         flags = self.flags

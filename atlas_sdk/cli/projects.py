@@ -12,6 +12,7 @@ from atlas_sdk.cli.command import command_group, user_option, yes_option
 from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
 from atlas_sdk.cli.json_output import fields_of, of_project
 from atlas_sdk.cli.output import count, plain, size
+from atlas_sdk.cli.without_database import count_here, forget_here, remember
 from atlas_sdk.text import named, printable, quoted
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def _change(
         if asked is not None:
             run.confirm(asked[0].format(path=printable(found.path)), yes=asked[1])
         changed: Project = getattr(atlas.projects, operation)(found)
+    remember(run, changed)
     run.out.result(_fields(changed), f"{printable(changed.path)} is {done}")
 
 
@@ -158,8 +160,11 @@ def purge(run: Invocation, given: str, email: str | None, *, yes: bool) -> None:
         if found.status != "deleted":
             shown = printable(given)
             raise click.UsageError(f"{shown} is {found.status}; first run: atlasctl projects delete {shown}")
-        run.confirm(f"Remove every version of {printable(found.path)} for good?", yes=yes)
+        here = count_here(run, found)
+        these = f", also {count(here, 'version')} saved on this machine and not in the database yet," if here else ""
+        run.confirm(f"Remove every version of {printable(found.path)}{these} for good?", yes=yes)
         gone = atlas.projects.purge(found)
+    forget_here(run, found)
     if gone is None:
         raise NotFound(f"the project {found.id} is purged already", kind="project", name=str(found.id))
     parts = f"{count(gone.memory_snapshots, 'version')} and {count(gone.checkpoints, 'checkpoint')}"

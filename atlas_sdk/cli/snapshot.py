@@ -11,6 +11,7 @@ from atlas_sdk.cli.failures import FAILED
 from atlas_sdk.cli.invocation import Invocation, pass_run
 from atlas_sdk.cli.json_output import of_skipped, of_version
 from atlas_sdk.cli.output import count
+from atlas_sdk.cli.without_database import AWAY, save_here
 from atlas_sdk.text import printable
 
 
@@ -23,9 +24,16 @@ def snapshot(run: Invocation, paths: tuple[str, ...]) -> int:
     """Capture what changed.
 
     Without PATH, captures every tracked file of the project, deletions too. With PATH, captures these files, also
-    untracked ones. Content that is stored already is not stored again. Exits with 1 when a file could not be captured;
-    the others are.
+    untracked ones. Content that is stored already is not stored again. While the database is away, the files are saved
+    on this machine, and stored when it is back. Exits with 1 when a file could not be captured; the others are.
     """
+    try:
+        return _snapshot(run, paths)
+    except AWAY as away:
+        return save_here(run, away, paths)
+
+
+def _snapshot(run: Invocation, paths: tuple[str, ...]) -> int:
     from atlas_sdk.files import NOT_TRACKED, Tracking, to_text
 
     taken = []

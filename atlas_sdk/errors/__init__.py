@@ -13,7 +13,8 @@
     ├── AmbiguousReference         1          a prefix that several versions share
     ├── RestoreRefused             1          continuing would lose bytes
     ├── FileProblem                1          a file cannot be read, kept or written
-    │   └── OutsideProject         1          a path or a symlink that leaves the project
+    │   ├── OutsideProject         1          a path or a symlink that leaves the project
+    │   └── JournalProblem         1          the journal cannot be read or written
     ├── ContentMissing             1          only hash and size were kept (over the size limit)
     ├── IntegrityFailure           6          stored bytes do not have their SHA-256
     ├── QuotaExceeded              4          a limit does not allow it; nothing was reserved
@@ -49,6 +50,7 @@ from atlas_sdk.errors.base import (
     IntegrityFailure,
     InvalidInput,
     InvalidToken,
+    JournalProblem,
     MissingExtra,
     NotAProject,
     NotFound,
@@ -89,6 +91,7 @@ __all__ = [
     "IntegrityFailure",
     "InvalidInput",
     "InvalidToken",
+    "JournalProblem",
     "MissingExtra",
     "NotAProject",
     "NotFound",

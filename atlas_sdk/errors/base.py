@@ -170,6 +170,10 @@ class OutsideProject(FileProblem):
     http_status = 422
 
 
+class JournalProblem(FileProblem):
+    """The journal of a home cannot be read or written: nothing was stored in it."""
+
+
 class ContentMissing(AtlasError):
     """Only hash and size of this version were kept, because it was over the size limit."""
 

@@ -108,6 +108,7 @@ class Head:
     sha256: bytes | None
     mode: int
     link: str | None
+    created_at: datetime
     #: The newest content, as a blob and as bytes: the base of the next delta. None when only hash and size were stored.
     blob: Blob | None = field(default=None, repr=False)
     content: bytes | None = field(default=None, repr=False)

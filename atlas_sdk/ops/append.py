@@ -6,57 +6,26 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
-from atlas_sdk._heads import Key
-from atlas_sdk._plan import Json, Plan, atomic, context, one_or_none
+from atlas_sdk._context import Context
+from atlas_sdk._plan import Json, Plan, atomic, context, execute, one_or_none, scalar
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import IntegrityFailure, NotFound
-from atlas_sdk.files import named, to_text
+from atlas_sdk.files import named
 from atlas_sdk.model.blobs import Blob, encode
 from atlas_sdk.model.memory import Head, Snapshot
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops import memory_usage
 from atlas_sdk.ops.contents import Content, blob_content
+from atlas_sdk.ops.heads import keys_of, read_head
+from atlas_sdk.ops.new_version import NewVersion, no_file, odd_modes
 
-__all__ = ["Incoming", "append", "append_deletion"]
+__all__ = ["append", "append_deletion", "append_in_turn"]
 
 sql = statements("memory")
 
 #: Seconds for which a cached head counts as the newest version without a query, if the file's shared stamp is unchanged
 #: too. The limit is for a client that is killed after its commit, before it changes the stamp.
 HEAD_TRUST_S = 1.0
-#: Permission bits of most folders.
-_USUAL_MODE = 0o755
-
-
-@frozen(kw_only=True)
-class Incoming:
-    """The content of a new version, if the content does not come from the disk."""
-
-    path: str
-    content: bytes | None
-    sha256: bytes
-    size: int
-    #: Permission bits; -1 keeps the bits of the newest version.
-    mode: int = -1
-    link: str | None = None
-    #: Permission bits of the folders above the file, the topmost folder first.
-    folder_modes: tuple[int, ...] = ()
-
-
-@frozen(kw_only=True)
-class _New:
-    """A version to append."""
-
-    project: Project
-    state: Content
-    kind: str
-    context: Mapping[str, object] | None
-    reason: str | None
-    snapshot_id: UUID | None
-
-    @property
-    def key(self) -> Key:
-        return self.project.user_id, self.project.id, self.state.path
 
 
 def append(
@@ -66,23 +35,22 @@ def append(
     kind: str,
     extra: Mapping[str, object] | None = None,
     reason: str | None = None,
-    snapshot_id: UUID | None = None,
 ) -> Plan[Snapshot | None]:
     """Append a version; return None when it equals the newest one.
 
     The first attempt is a compare-and-set. If another client was faster, the call locks the file and tries again.
     Raises QuotaExceeded when the user's memory limit is hard and the content does not fit.
     """
-    new = _New(project=project, state=state, kind=kind, context=extra, reason=reason, snapshot_id=snapshot_id)
+    new = NewVersion.of(project, state, kind=kind, context=extra, reason=reason)
     ctx = yield from context()
-    ctx.require_tenant(project.user_id)
+    ctx.require_tenant(new.user_id)
     head = ctx.heads.get(new.key)
-    if head is not None and _same(head, state):
+    if head is not None and new.repeats(head):
         fresh = ctx.monotonic() - head.confirmed_at < HEAD_TRUST_S
         if not (fresh and ctx.heads.is_newest(new.key, head)):
-            head = yield from _read_head(project, state.path, known=head)
-    head = head or (yield from _read_head(project, state.path))
-    if head is not None and _same(head, state):
+            head = yield from read_head(new.key, known=head)
+    head = head or (yield from read_head(new.key))
+    if head is not None and new.repeats(head):
         return None
     made = yield from _put(new, head, (yield from _encode(new, head)))
     if made is not None:
@@ -90,23 +58,37 @@ def append(
     # Another client appended a version in between, or a hard limit refused this version. Lock the file: on a busy file,
     # most further attempts without a lock would fail.
     ctx.heads.drop(new.key)
-    return (yield from _append_in_turn(new, known=head))
+    return (yield from append_in_turn(new, known=head))
 
 
 @atomic
-def _append_in_turn(new: _New, *, known: Head | None) -> Plan[Snapshot | None]:
-    """Lock the file, read its newest version and append.
+def append_in_turn(new: NewVersion, *, known: Head | None = None) -> Plan[Snapshot | None]:
+    """Lock the file, read its newest version and append; return None when there is nothing to append.
 
-    The newest version is often a delta from the version `known`, whose content need not be fetched again.
+    The newest version is often a delta from the version `known`, whose content need not be fetched again. Raises
+    QuotaExceeded; NotFound if the project is gone, and for the deletion of a file without versions.
     """
-    project, state = new.project, new.state
-    keys = {"user_id": project.user_id, "project_id": project.id, "path": to_text(state.path)}
-    yield from memory_usage.lock_memory_limit(project.user_id)
+    keys = keys_of(new.key)
+    yield from memory_usage.lock_memory_limit(new.user_id)
     while True:
         locked = yield from one_or_none(sql["lock"], _Locked, **keys)
-        head = yield from _read_head(project, state.path)
-        if head is not None and _same(head, state):
+        if new.snapshot_id is not None and (yield from scalar(sql["knows"], bool, id=new.snapshot_id, **keys)):
             return None
+        head = yield from read_head(new.key)
+        if head is not None and new.repeats(head):
+            if new.snapshot_id is not None:
+                yield from execute(sql["note_equal"], id=new.snapshot_id, head_id=head.snapshot_id, **keys)
+            return None
+        if new.sha256 is None:
+            made = yield from _put_deletion(new, head)
+            if made is not None:
+                return made
+            continue
+        if locked is None and not (
+            yield from scalar(sql["has_project"], bool, user_id=new.user_id, project_id=new.project_id)
+        ):
+            message = f"{named(new.path)}: its project does not exist (any more)"
+            raise NotFound(message, kind="project", name=str(new.project_id))
         blob = yield from _encode(new, head, known=known)
         # Plain SQL may have deleted the row of the newest version, so that `head` is None. Append after that version
         # all the same.
@@ -115,59 +97,7 @@ def _append_in_turn(new: _New, *, known: Head | None) -> Plan[Snapshot | None]:
             return made
         # If a hard limit refused the version, raise its error. If not, there was no file to lock and another client has
         # made the file since: try again.
-        yield from memory_usage.refuse(project.user_id, blob)
-
-
-def _same(head: Head, state: Content) -> bool:
-    # A mode of -1 means that the caller gave none.
-    modes_agree = state.mode in {-1, head.mode}
-    if state.content is not None and head.blob is None:
-        # The file was over the size limit, so only its hash is stored. Its content can be stored now.
-        return False
-    return head.sha256 == state.sha256 and modes_agree and head.link == state.link
-
-
-@frozen(kw_only=True)
-class _HeadRow:
-    seq: int
-    snapshot_id: UUID
-    sha256: bytes | None
-    mode: int
-    link: str | None
-    blob_sha256: bytes
-    blob_size: int
-    blob_depth: int
-    blob_kept: bool
-
-
-def _read_head(project: Project, path: str, *, known: Head | None = None) -> Plan[Head | None]:
-    """Read the newest version without its content, because only a delta needs the content.
-
-    If the newest version is still `known`, return `known`, which has the content.
-    """
-    ctx = yield from context()
-    key = (project.user_id, project.id, path)
-    seen = ctx.heads.stamp(key)
-    keys = {"user_id": project.user_id, "project_id": project.id, "path": to_text(path)}
-    row = yield from one_or_none(sql["head"], _HeadRow, **keys)
-    if row is None:
-        return None
-    if known is not None and known.snapshot_id == row.snapshot_id:
-        confirmed = evolve(known, confirmed_at=ctx.monotonic(), stamp=seen)
-        ctx.heads.put(key, confirmed)
-        return confirmed
-    head = Head(
-        snapshot_id=row.snapshot_id,
-        seq=row.seq,
-        sha256=row.sha256,
-        mode=row.mode,
-        link=row.link,
-        blob=Blob(sha256=row.blob_sha256, size=row.blob_size, depth=row.blob_depth) if row.blob_kept else None,
-        confirmed_at=ctx.monotonic(),
-        stamp=seen,
-    )
-    ctx.heads.put(key, head)
-    return head
+        yield from memory_usage.refuse(new.user_id, blob)
 
 
 @frozen(kw_only=True)
@@ -183,33 +113,24 @@ class _Stamp:
     stored_depth: int | None = None
 
 
-def _put(new: _New, head: Head | None, blob: Blob, *, after: UUID | None = None) -> Plan[Snapshot | None]:
+def _put(new: NewVersion, head: Head | None, blob: Blob, *, after: UUID | None = None) -> Plan[Snapshot | None]:
     """Append after `head`. Return None if `head` is not the newest version now, or a hard limit refuses the content."""
     ctx = yield from context()
-    project, state = new.project, new.state
-    attribution = ctx.attribution if new.reason is None else evolve(ctx.attribution, reason=new.reason)
-    mode = state.mode if state.mode >= 0 else (0o644 if head is None else head.mode)
-    new_id = new.snapshot_id or ctx.new_id()
     seen = ctx.heads.stamp(new.key)
+    new_id = new.snapshot_id or ctx.new_id()
     stamp = yield from one_or_none(
         sql["put"],
         _Stamp,
-        user_id=project.user_id,
-        project_id=project.id,
         id=new_id,
         head_id=after if head is None else head.snapshot_id,
-        path=to_text(state.path),
-        size=state.size,
+        size=new.size,
         depth=blob.depth,
         sha256=blob.sha256,
         base_sha256=blob.base_sha256,
         data=blob.data,
-        mode=mode,
-        kind=new.kind,
-        link=state.link,
-        folder_modes=_odd_modes(state.folder_modes),
-        context=None if new.context is None else Json(dict(new.context)),
-        attribution=Json(attribution.to_json()),
+        link=new.link,
+        folder_modes=odd_modes(new.folder_modes),
+        **_facts(new, head, ctx),
     )
     if stamp is None:
         return None
@@ -219,98 +140,77 @@ def _put(new: _New, head: Head | None, blob: Blob, *, after: UUID | None = None)
         snapshot_id=new_id,
         seq=stamp.seq,
         sha256=blob.sha256,
-        mode=mode,
-        link=state.link,
+        mode=new.mode_after(head),
+        link=new.link,
+        created_at=stamp.created_at,
         blob=None if blob.data is None else blob,
-        content=state.content,
+        content=new.content,
         confirmed_at=ctx.monotonic(),
     )
     ctx.heads.written(new.key, written, seen=seen)
-    return Snapshot(
-        id=new_id,
-        user_id=project.user_id,
-        project_id=project.id,
-        path=to_text(state.path),
-        seq=stamp.seq,
-        kind=new.kind,
-        sha256=state.sha256,
-        size=state.size,
-        mode=mode,
-        link=state.link,
-        folder_modes=_odd_modes(state.folder_modes),
-        context=new.context,
-        attribution=attribution,
-        created_at=stamp.created_at,
-    )
+    return new.stored(ctx, new_id, head, seq=stamp.seq, created_at=stamp.created_at)
 
 
-def _odd_modes(modes: tuple[int, ...]) -> list[int] | None:
-    """Return the folder modes to store, or None if all of them are 755: None takes no space."""
-    return list(modes) if any(mode != _USUAL_MODE for mode in modes) else None
+def _facts(new: NewVersion, head: Head | None, ctx: Context) -> dict[str, object]:
+    """Return the parameters that the statements for contents and for deletions have in common."""
+    return {
+        **keys_of(new.key),
+        "mode": new.mode_after(head),
+        "kind": new.kind,
+        "context": None if new.context is None else Json(dict(new.context)),
+        "attribution": Json(new.author(ctx).to_json()),
+        "captured_at": new.captured_at,
+        "not_before": None if head is None else head.created_at,
+    }
 
 
-def _encode(new: _New, head: Head | None, *, known: Head | None = None) -> Plan[Blob]:
+def _encode(new: NewVersion, head: Head | None, *, known: Head | None = None) -> Plan[Blob]:
     """Encode the content, as a delta from the stored content of `head` if there is one."""
-    state = new.state
-    if state.content is None:
-        return Blob.absent(state.sha256, state.size)
+    if new.sha256 is None:
+        message = "a deletion has no content"
+        raise AssertionError(message)
+    if new.content is None:
+        return Blob.absent(new.sha256, new.size)
     if head is None or head.blob is None:
-        return encode(state.content, sha256=state.sha256)
+        return encode(new.content, sha256=new.sha256)
     base = head.content
     if base is None:
         try:
-            base = yield from blob_content(new.project.user_id, head.blob.sha256, path=state.path, known=known)
+            base = yield from blob_content(new.user_id, head.blob.sha256, path=new.path, known=known)
         except IntegrityFailure:
             # The old version is damaged, so the new one must not depend on it. `verify` reports the damage.
-            return encode(state.content, sha256=state.sha256)
-    return encode(state.content, sha256=state.sha256, base=head.blob, base_content=base)
+            return encode(new.content, sha256=new.sha256)
+    return encode(new.content, sha256=new.sha256, base=head.blob, base_content=base)
 
 
 def append_deletion(project: Project, path: str, *, kind: str, reason: str | None = None) -> Plan[Snapshot | None]:
     """Append a deletion; return None when the file is deleted already. Raises NotFound for a file without versions."""
+    new = NewVersion(user_id=project.user_id, project_id=project.id, path=path, kind=kind, reason=reason)
     ctx = yield from context()
-    ctx.require_tenant(project.user_id)
-    attribution = ctx.attribution if reason is None else evolve(ctx.attribution, reason=reason)
+    ctx.require_tenant(new.user_id)
     while True:
-        head = ctx.heads.get((project.user_id, project.id, path))
+        head = ctx.heads.get(new.key)
         if head is None or head.sha256 is None:
             # Do not trust a cached deletion: another client may have written the file since.
-            head = yield from _read_head(project, path)
-        if head is None:
-            raise NotFound(
-                f"{named(path)}: no such file, and no version of it in {named(project.name)}",
-                kind="file",
-                name=path,
-            )
-        if head.sha256 is None:
+            head = yield from read_head(new.key)
+        if head is not None and head.sha256 is None:
             return None
-        new_id = ctx.new_id()
-        stamp = yield from one_or_none(
-            sql["put_deletion"],
-            _Stamp,
-            user_id=project.user_id,
-            project_id=project.id,
-            id=new_id,
-            head_id=head.snapshot_id,
-            path=to_text(path),
-            mode=head.mode,
-            kind=kind,
-            attribution=Json(attribution.to_json()),
-        )
-        if stamp is None:
-            ctx.heads.drop((project.user_id, project.id, path))
-        else:
-            ctx.heads.deleted((project.user_id, project.id, path))
-            return Snapshot(
-                id=new_id,
-                user_id=project.user_id,
-                project_id=project.id,
-                path=to_text(path),
-                seq=stamp.seq,
-                kind=kind,
-                sha256=None,
-                size=0,
-                mode=head.mode,
-                attribution=attribution,
-                created_at=stamp.created_at,
-            )
+        made = yield from _put_deletion(new, head, project=project.name)
+        if made is not None:
+            return made
+
+
+def _put_deletion(new: NewVersion, head: Head | None, *, project: str | None = None) -> Plan[Snapshot | None]:
+    """Append the deletion after `head`. Return None if `head` is not the newest version now. Raises NotFound."""
+    if head is None:
+        raise no_file(new, project=project)
+    ctx = yield from context()
+    new_id = new.snapshot_id or ctx.new_id()
+    stamp = yield from one_or_none(
+        sql["put_deletion"], _Stamp, id=new_id, head_id=head.snapshot_id, **_facts(new, head, ctx)
+    )
+    if stamp is None:
+        ctx.heads.drop(new.key)
+        return None
+    ctx.heads.deleted(new.key)
+    return new.stored(ctx, new_id, head, seq=stamp.seq, created_at=stamp.created_at)

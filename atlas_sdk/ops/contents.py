@@ -1,9 +1,15 @@
 """Read stored contents back, and repair them."""
 
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import groupby
+from operator import attrgetter
 from typing import Protocol
 from uuid import UUID
 
-from atlas_sdk._plan import Plan, execute, many
+from attrs import frozen
+
+from atlas_sdk._plan import Array, Plan, execute, local, many
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import ContentMissing, IntegrityFailure
 from atlas_sdk.files import named
@@ -11,7 +17,7 @@ from atlas_sdk.model.blobs import Blob, assemble, encode
 from atlas_sdk.model.memory import Head
 from atlas_sdk.model.projects import Project
 
-__all__ = ["Content", "blob_content", "ensure_stored"]
+__all__ = ["Content", "blob_content", "blob_contents", "ensure_stored"]
 
 sql = statements("memory")
 
@@ -49,6 +55,38 @@ def blob_content(user_id: UUID, sha256: bytes, *, path: str, known: Head | None 
         message = f"{path}: version {sha256.hex()[:12]} has no stored content; restore the database from a backup"
         raise IntegrityFailure(message, sha256=sha256.hex())
     return assemble(chain, path=path)
+
+
+@frozen(kw_only=True)
+class _Link:
+    """A step of one of many chains."""
+
+    number: int
+    sha256: bytes
+    size: int
+    depth: int
+    base_sha256: bytes | None
+    data: bytes | None
+
+    def blob(self) -> Blob:
+        return Blob(sha256=self.sha256, size=self.size, depth=self.depth, base_sha256=self.base_sha256, data=self.data)
+
+
+def blob_contents(user_id: UUID, hashes: Sequence[bytes]) -> Plan[dict[bytes, bytes]]:
+    """Rebuild many stored contents, by their SHA-256; leave out those that are damaged or missing."""
+    if not hashes:
+        return {}
+    links = yield from many(sql["chains"], _Link, user_id=user_id, hashes=Array("bytea", hashes))
+    return (yield from local(_rebuilt, links))
+
+
+def _rebuilt(links: Sequence[_Link]) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    for _, steps in groupby(links, key=attrgetter("number")):
+        chain = [link.blob() for link in steps]
+        with suppress(IntegrityFailure, ContentMissing):
+            found[chain[0].sha256] = assemble(chain, path="")
+    return found
 
 
 def ensure_stored(project: Project, state: Content) -> Plan[None]:

@@ -1,11 +1,14 @@
 """Record and list versions of memory files."""
 
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
+from attrs import define, field
+
 from atlas_sdk._plan import Plan, local, many
+from atlas_sdk._plan import context as client_context
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AtlasError, FileProblem, InvalidInput, QuotaExceeded
 from atlas_sdk.files import (
@@ -26,19 +29,20 @@ from atlas_sdk.model.blobs import sha256_of
 from atlas_sdk.model.memory import Capture, Snapshot
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops import memory_usage, projects
-from atlas_sdk.ops.append import Incoming, append, append_deletion
+from atlas_sdk.ops.append import append, append_deletion
+from atlas_sdk.ops.append_many import MOST_BYTES, MOST_VERSIONS, append_many
+from atlas_sdk.ops.delivery import deliver_first
+from atlas_sdk.ops.new_version import KINDS, PATH_BYTES, Incoming, NewVersion, Refused
 from atlas_sdk.text import quoted
 
-__all__ = ["capture", "delete", "files", "history", "snapshot"]
+__all__ = ["BY_NAME", "capture", "delete", "files", "heads", "history", "incoming", "snapshot"]
 
 sql = statements("memory")
 
-#: The kinds that a caller may give; checkpoints add versions of kind `checkpoint`.
-KINDS = ("claude_md", "scratch", "auto")
-#: The longest path (bytes) that fits into an index entry, and the largest permission bits.
-_PATH_BYTES, _MODES = 2048, 0o777
+#: The largest permission bits.
+_MODES = 0o777
 #: The default rules, for content that does not come from a folder: only the file's name decides the kind.
-_BY_NAME = Tracking()
+BY_NAME = Tracking()
 
 
 def snapshot(
@@ -63,15 +67,16 @@ def snapshot(
     name = relative_path(Path(project.path), path)
     if mode is not None and (not isinstance(content, bytes) or not 0 <= mode <= _MODES):
         raise InvalidInput("mode must be 0 to 0o777, and needs content as bytes: a file has its own mode", field="mode")
-    if len(to_text(name).encode()) > _PATH_BYTES:
-        raise InvalidInput(f"a path must have at most {_PATH_BYTES:,} bytes", field="path")
+    if len(to_text(name).encode()) > PATH_BYTES:
+        raise InvalidInput(f"a path must have at most {PATH_BYTES:,} bytes", field="path")
     if kind is not None and kind not in KINDS:
         raise InvalidInput(f"kind must be one of {', '.join(KINDS)}, not {quoted(kind)}", field="kind")
+    yield from deliver_first(project)
     if isinstance(content, FileState):
-        return (yield from append(project, content, kind=kind or _BY_NAME.kind(name), extra=context))
+        return (yield from append(project, content, kind=kind or BY_NAME.kind(name), extra=context))
     if content is not None:
-        incoming = _incoming(name, content, mode=mode, limit_bytes=_BY_NAME.limit_bytes)
-        return (yield from append(project, incoming, kind=kind or _BY_NAME.kind(name), extra=context))
+        given = incoming(name, content, mode=mode, limit_bytes=BY_NAME.limit_bytes)
+        return (yield from append(project, given, kind=kind or BY_NAME.kind(name), extra=context))
     root = yield from local(pin, Path(project.path))
     tracking = yield from local(Tracking.load, root)
     state = yield from local(read_file, root, name, limit_bytes=tracking.limit_bytes)
@@ -81,7 +86,8 @@ def snapshot(
     return (yield from append(project, state, kind=kind, extra=context))
 
 
-def _incoming(path: str, content: bytes, *, mode: int | None, limit_bytes: int) -> Incoming:
+def incoming(path: str, content: bytes, *, mode: int | None, limit_bytes: int) -> Incoming:
+    """Return content given as bytes; without the content itself if that is over the size limit."""
     if not isinstance(content, (bytes, bytearray, memoryview)):
         raise InvalidInput(f"content must be bytes, not {type(content).__name__}: encode it first", field="content")
     raw = bytes(content)
@@ -99,6 +105,7 @@ def delete(project: Project, path: str | PathLike[str], *, kind: str = "auto") -
 
     Raises NotFound for a file that never existed.
     """
+    yield from deliver_first(project)
     return (yield from append_deletion(project, relative_path(Path(project.path), path), kind=kind))
 
 
@@ -109,33 +116,38 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
     others. A file whose place a folder or a special file took counts as deleted. Raises FileProblem when the folder
     itself is missing: a folder that is not mounted must not look like a deletion of all files.
     """
+    yield from deliver_first(project)
     root = yield from local(pin, Path(project.path))
     tracking = yield from local(Tracking.load, root)
     scan = yield from local(tracking.scan, root)
     known = {version.path: version for version in (yield from files(project))}
-    taken: list[Snapshot] = []
-    skipped = list(scan.skipped)
+    changes = _Changes(skipped=list(scan.skipped))
     for path in scan.paths:
-        made = yield from _take(project, root, path, tracking, known.get(path), kind=kind or tracking.kind(path))
-        if isinstance(made, Skipped):
-            skipped.append(made)
-        elif made is not None:
-            taken.append(made)
+        try:
+            state = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
+        except AtlasError as problem:
+            changes.skipped.append(Skipped(path=path, reason=str(problem)))
+            continue
+        if state is not None and not _is_version(state, known.get(path)):
+            new = NewVersion.of(project, state, kind=kind or tracking.kind(path))
+            yield from changes.add(new)
     recorded = [path for path, version in known.items() if not version.deleted]
     untracked: list[str] = []
     for path in sorted(set(recorded) - set(scan.paths)):
-        gone = yield from _look_for(root, path, skipped)
+        gone = yield from _look_for(root, path, changes.skipped)
         if gone:
-            deletion = yield from append_deletion(project, path, kind=kind or tracking.kind(path))
-            taken += [] if deletion is None else [deletion]
+            kind_of_file = kind or tracking.kind(path)
+            deletion = NewVersion(user_id=project.user_id, project_id=project.id, path=path, kind=kind_of_file)
+            yield from changes.add(deletion)
         elif gone is False and scan.untracks(path):
             untracked.append(path)
-    if taken:
+    yield from changes.append()
+    if changes.taken:
         yield from projects.remember_memory(project)
         yield from memory_usage.tell(project.user_id)
     return Capture(
-        taken=tuple(taken),
-        skipped=tuple((entry.path, entry.reason) for entry in skipped),
+        taken=tuple(changes.taken),
+        skipped=tuple((entry.path, entry.reason) for entry in changes.skipped),
         untracked=tuple(untracked),
         lookalikes=tuple((one.path, one.reason) for one in scan.lookalikes),
     )
@@ -156,20 +168,30 @@ def _look_for(root: Root, path: str, skipped: list[Skipped]) -> Plan[bool | None
     return gone
 
 
-def _take(
-    project: Project, root: Root, path: str, tracking: Tracking, known: Snapshot | None, *, kind: str
-) -> Plan[Snapshot | Skipped | None]:
-    """Append a version of one file. Return the version, the reason for skipping it, or None when nothing changed."""
-    try:
-        state = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
-    except AtlasError as problem:
-        return Skipped(path=path, reason=str(problem))
-    if state is None or _is_version(state, known):
-        return None
-    try:
-        return (yield from append(project, state, kind=kind))
-    except QuotaExceeded as full:
-        return Skipped(path=path, reason=f"{named(path)}: {full}")
+@define(kw_only=True)
+class _Changes:
+    """The changes that `capture` finds, appended batch by batch, so that not all contents are in memory at once."""
+
+    skipped: list[Skipped]
+    taken: list[Snapshot] = field(factory=list)
+    _news: list[NewVersion] = field(factory=list)
+    _bytes: int = 0
+
+    def add(self, new: NewVersion) -> Plan[None]:
+        self._news.append(new)
+        self._bytes += len(new.content or b"")
+        if len(self._news) >= MOST_VERSIONS or self._bytes >= MOST_BYTES:
+            yield from self.append()
+
+    def append(self) -> Plan[None]:
+        news, self._news, self._bytes = self._news, [], 0
+        for new, made in zip(news, (yield from append_many(news)), strict=True):
+            if isinstance(made, Snapshot):
+                self.taken.append(made)
+            elif isinstance(made, Refused):
+                if not isinstance(made.problem, QuotaExceeded):
+                    raise made.problem
+                self.skipped.append(Skipped(path=new.path, reason=f"{named(new.path)}: {made.problem}"))
 
 
 def _is_version(state: FileState, version: Snapshot | None) -> bool:
@@ -184,6 +206,22 @@ def files(project: Project) -> Plan[list[Snapshot]]:
     Check `deleted`: the list includes deleted files.
     """
     return (yield from many(sql["files"], Snapshot, user_id=project.user_id, project_id=project.id))
+
+
+def heads(projects: Sequence[Project]) -> Plan[list[Snapshot]]:
+    """Return the newest version of every file of many projects, by one question to the database.
+
+    The versions of one project are in the order of their paths, as `files` returns them, with deleted files.
+    """
+    ctx = yield from client_context()
+    for user_id in {project.user_id for project in projects}:
+        ctx.require_tenant(user_id)
+    ids = [project.id for project in projects]
+    return (
+        yield from many(
+            sql["heads_of_projects"], Snapshot, user_ids=[project.user_id for project in projects], project_ids=ids
+        )
+    )
 
 
 def history(

@@ -15,6 +15,7 @@ from atlas_sdk.model.checkpoints import Restore, RestorePlan, RestoreStep
 from atlas_sdk.model.diffs import compare
 from atlas_sdk.model.memory import Snapshot
 from atlas_sdk.model.projects import Project
+from atlas_sdk.ops.delivery import deliver_first
 from atlas_sdk.ops.references import content, project_keys, resolve
 from atlas_sdk.text import quoted
 
@@ -33,6 +34,8 @@ def plan_restore(
     that have no version at all are never touched. Raises NotFound when a path
     of `paths` has no version, ContentMissing when only its hash is on record.
     """
+    # The reference may mean a version that is still in the journal.
+    yield from deliver_first(project)
     root = yield from local(pin, Path(project.path))
     found = yield from resolve(project, reference)
     targets: dict[str, Snapshot | None] = dict(found.by_path())
@@ -160,6 +163,7 @@ def _plan_walk(project: Project, past: Restore, *, reason: str) -> Plan[RestoreP
 
 def plan_undo(project: Project) -> Plan[RestorePlan]:
     """Return the plan of `undo`. Raises NotFound when there is no restore to undo."""
+    yield from deliver_first(project)
     past = yield from one_or_none(sql["to_undo"], Restore, **project_keys(project))
     if past is None:
         raise NotFound(f"{project.name} has no restore to undo", kind="restore", name=project.name)
@@ -168,6 +172,7 @@ def plan_undo(project: Project) -> Plan[RestorePlan]:
 
 def plan_redo(project: Project) -> Plan[RestorePlan]:
     """Return the plan of `redo`. Raises NotFound when nothing was undone since the last restore."""
+    yield from deliver_first(project)
     past = yield from one_or_none(sql["to_redo"], Restore, **project_keys(project))
     if past is None:
         raise NotFound(f"{project.name} has no undone restore to redo", kind="restore", name=project.name)

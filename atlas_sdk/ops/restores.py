@@ -40,10 +40,13 @@ from atlas_sdk.files import (
 from atlas_sdk.model.checkpoints import Restore, RestoreChange, RestorePlan, RestoreStep
 from atlas_sdk.model.memory import Snapshot
 from atlas_sdk.model.projects import Project
-from atlas_sdk.ops import checkpoints, events, memory_usage
-from atlas_sdk.ops.append import Incoming, append, append_deletion
+from atlas_sdk.ops import events, memory_usage
+from atlas_sdk.ops.append import append, append_deletion
 from atlas_sdk.ops.contents import ensure_stored
+from atlas_sdk.ops.delivery import deliver_first
 from atlas_sdk.ops.leftovers import remove_leftovers
+from atlas_sdk.ops.new_checkpoint import create as create_checkpoint
+from atlas_sdk.ops.new_version import Incoming
 from atlas_sdk.ops.references import content, project_keys, resolve
 from atlas_sdk.ops.restore_plans import plan_redo, plan_restore, plan_undo, versions_by_id
 
@@ -95,6 +98,7 @@ def redo(project: Project) -> Plan[Restore]:
 
 
 def _carry_out(project: Project, plan: RestorePlan) -> Plan[Restore]:
+    yield from deliver_first(project)
     if not plan.changes and plan.of is not None:
         return (yield from _mark(project, plan.of, undone=plan.reason == "undo"))
     targets: dict[str, bytes] = {}
@@ -243,7 +247,8 @@ def _record(
             yield from _keep(project, state, kind=tracking.kind(path))
         elif path in known and not known[path].deleted:
             yield from append_deletion(project, path, kind=tracking.kind(path))
-    made = yield from checkpoints.create(project, safety, kind="safety", note=f"before {plan.reason} of {plan.target}")
+    note = f"before {plan.reason} of {plan.target}"
+    made = yield from create_checkpoint(project.user_id, project.id, safety, kind="safety", note=note)
     if made is None:
         message = f"a checkpoint {safety!r} exists already"
         raise AssertionError(message)

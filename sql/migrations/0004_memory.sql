@@ -35,6 +35,9 @@ CREATE TABLE memory_files (
     content_id  uuid NOT NULL,
     seq         integer NOT NULL,
     path        text NOT NULL,
+    -- The last ids that clients chose for versions that were equal to the newest one, so that no version has such an
+    -- id. Each of them counts as stored: a client that sends it again must not put old content on top of newer.
+    equal_ids   uuid[],
     PRIMARY KEY (user_id, project_id, path),
     FOREIGN KEY (user_id, project_id) REFERENCES projects (user_id, id) ON DELETE CASCADE,
     -- An index entry holds 2,704 bytes.
@@ -87,7 +90,7 @@ CREATE TABLE memory_snapshots (
 );
 COMMENT ON TABLE memory_snapshots IS 'The history of the memory files. Deleting rows is safe: a trigger keeps the newest.';
 COMMENT ON COLUMN memory_snapshots.size IS 'Bytes of the content.';
-COMMENT ON COLUMN memory_snapshots.created_at IS 'When the version was stored.';
+COMMENT ON COLUMN memory_snapshots.created_at IS 'When the version was stored or, if the client said so, captured.';
 COMMENT ON COLUMN memory_snapshots.user_id IS 'The tenant.';
 COMMENT ON COLUMN memory_snapshots.project_id IS 'The project of the file.';
 COMMENT ON COLUMN memory_snapshots.id IS 'uuid v7, made by the client.';
@@ -157,56 +160,34 @@ CREATE TABLE restores (
 );
 COMMENT ON TABLE restores IS 'What was restored, and what stood there before: undo and redo walk over it.';
 
--- The memory limit. It is soft for almost everybody, so a put reads one flag of the user's row and goes on. If it is
--- hard, the puts of one user wait for each other: two contents that fit one by one might not fit together.
-
--- Lock the memory limit of a user, if it is hard, until the end of the transaction; return whether it is hard. Call the
--- function before any lock of a file, so that a put and a longer transaction cannot wait for each other. The function
--- locks the user's row. An advisory lock would not do, because any tenant can take one in another tenant's name.
-CREATE FUNCTION memory_lock_limit(p_user uuid) RETURNS boolean
+-- Return whether a client has sent a version before: it is stored, or it was equal to the newest version.
+CREATE FUNCTION memory_knows(p_user uuid, p_project uuid, p_path text, p_id uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    IF EXISTS (SELECT FROM user_quotas AS q WHERE q.user_id = p_user AND q.memory_hard) THEN
-        PERFORM FROM users AS u WHERE u.id = p_user FOR NO KEY UPDATE;
-        RETURN true;
-    END IF;
-    RETURN false;
-END
-$$;
-
--- Return whether a content fits into the user's limit. NULL as data always fits, because then only the hash is kept.
--- The function is VOLATILE, because it must see the rows that were committed before it got the lock.
-CREATE FUNCTION memory_fits(p_user uuid, p_sha256 bytea, p_data bytea) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    room bigint;
-BEGIN
-    IF p_data IS NULL OR NOT memory_lock_limit(p_user) THEN
-        RETURN true;
-    END IF;
-    -- NULL is unlimited.
-    room := (SELECT q.memory_limit FROM user_quotas AS q WHERE q.user_id = p_user AND q.memory_hard)
-            - (SELECT coalesce(sum(octet_length(b.data)), 0) FROM memory_blobs AS b WHERE b.user_id = p_user);
-    RETURN room IS NULL OR room >= octet_length(p_data)
-        -- A content that is stored already takes nothing.
-        OR EXISTS (
-            SELECT FROM memory_blobs AS b WHERE b.user_id = p_user AND b.sha256 = p_sha256 AND b.data IS NOT NULL
-        );
+    RETURN EXISTS (
+        SELECT FROM memory_snapshots AS s WHERE s.user_id = p_user AND s.project_id = p_project AND s.id = p_id
+    ) OR EXISTS (
+        SELECT FROM memory_files AS f
+        WHERE f.user_id = p_user AND f.project_id = p_project AND f.path = p_path AND p_id = ANY(f.equal_ids)
+    );
 END
 $$;
 
 -- Append a version, in one round trip and one commit. Concurrent writers race for the file's row in memory_files: a
 -- writer whose p_head is not the newest version changes nothing and gets no row; it reads the newest version and tries
 -- again. A content that a hard limit refuses changes nothing either. A content that was stored before keeps its place
--- in its own chain of deltas, so the function returns its depth; NULL: only the hash is kept.
+-- in its own chain of deltas, so the function returns its depth; NULL: only the hash is kept. A version whose id is
+-- stored already changes nothing. The time of a version is the time of its capture, if the client gives one that is
+-- not in the future; but it is never before p_not_before, the time of the newest version.
 CREATE FUNCTION memory_put(
     p_user uuid, p_project uuid, p_path text, p_id uuid, p_head uuid, p_size bigint, p_depth smallint, p_sha256 bytea,
     p_base_sha256 bytea, p_data bytea, p_mode integer, p_kind text, p_link text, p_folder_modes smallint[],
-    p_context jsonb, p_attribution jsonb
+    p_context jsonb, p_attribution jsonb, p_captured_at timestamptz,
+    p_not_before timestamptz
 ) RETURNS TABLE (seq integer, created_at timestamptz, stored_depth smallint)
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    IF NOT memory_fits(p_user, p_sha256, p_data) THEN
+    IF NOT memory_fits(p_user, p_sha256, p_data) OR memory_knows(p_user, p_project, p_path, p_id) THEN
         RETURN;
     END IF;
     INSERT INTO memory_files AS f (user_id, project_id, snapshot_id, content_id, seq, path)
@@ -228,11 +209,139 @@ BEGIN
         SELECT b.depth FROM memory_blobs AS b WHERE b.user_id = p_user AND b.sha256 = p_sha256 AND b.data IS NOT NULL
     );
     INSERT INTO memory_snapshots AS s
-        (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, folder_modes, context, attribution)
+        (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, folder_modes, context, attribution,
+         created_at)
     VALUES
         (p_size, p_user, p_project, p_id, seq, p_mode, p_kind, p_path, p_sha256, p_link, p_folder_modes, p_context,
-         p_attribution)
+         p_attribution, greatest(least(p_captured_at, now()), p_not_before))
     RETURNING s.created_at INTO created_at;
     RETURN NEXT;
+END
+$$;
+
+-- Append many versions of the files of one user, in one round trip and one commit: what memory_put does for one. A file
+-- whose newest version is not f_head[n], that has a version with one of the ids already, or whose project is gone
+-- changes nothing, and the others are stored; if a hard limit might refuse the contents, nothing is stored. The client
+-- appends the rest one by one.
+--
+-- The arrays f_… have an element for each file: its newest version (NULL: a new file), the last of its new versions and
+-- the last one with content, their number, and the ids of versions that are equal to the one before. A file with such
+-- ids only has its newest version as f_last, and 0 as f_count. The arrays b_… have the contents, the arrays v_… the
+-- versions; both name their file by its f_last, and v_back is the number of later versions of the file.
+--
+-- Concurrent calls cannot wait for each other: each locks the limit, then files, then contents, in the order of their
+-- keys. Each statement finds its rows by key, whatever the planner knows of the tables.
+CREATE FUNCTION memory_put_many(
+    p_user uuid, p_chosen_ids boolean, p_attributions jsonb[],
+    f_project uuid[], f_path text[], f_head uuid[], f_last uuid[], f_content uuid[], f_count integer[], f_equal text[],
+    b_last uuid[], b_sha256 bytea[], b_size bigint[], b_depth integer[], b_base_sha256 bytea[], b_data bytea[],
+    v_last uuid[], v_back integer[], v_project uuid[], v_path text[], v_id uuid[], v_size bigint[], v_mode integer[],
+    v_kind text[], v_sha256 bytea[], v_link text[], v_folder_modes text[], v_context text[], v_attribution integer[],
+    v_captured_at timestamptz[], v_not_before timestamptz[],
+    -- The files that changed, by f_last, with the numbers of their newest versions; and the contents that were stored
+    -- before in a chain of deltas of their own.
+    OUT done uuid[], OUT seqs integer[], OUT stored_at timestamptz, OUT known_sha256 bytea[], OUT known_depth smallint[]
+) LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    -- Files with a version that the client has sent before.
+    known uuid[] := '{}';
+    file record;
+    file_seq integer;
+    made uuid[];
+    made_seqs integer[];
+    complete boolean;
+    stored bigint;
+BEGIN
+    stored_at := now();
+    done := '{}';
+    seqs := '{}';
+    IF memory_lock_limit(p_user) AND
+        (SELECT q.memory_limit FROM user_quotas AS q WHERE q.user_id = p_user AND q.memory_hard)
+        - (SELECT coalesce(sum(octet_length(b.data)), 0) FROM memory_blobs AS b WHERE b.user_id = p_user)
+        < (SELECT coalesce(sum(octet_length(n.data)), 0) FROM unnest(b_data) AS n (data))
+    THEN
+        RETURN;
+    END IF;
+    IF p_chosen_ids THEN
+        known := ARRAY(
+            SELECT n.last_id FROM unnest(v_last, v_project, v_id) AS n (last_id, project_id, id)
+            CROSS JOIN LATERAL (
+                SELECT FROM memory_snapshots AS s
+                WHERE s.user_id = p_user AND s.project_id = n.project_id AND s.id = n.id LIMIT 1
+            ) AS s
+            UNION ALL
+            SELECT n.last_id FROM unnest(v_last, v_project, v_path, v_id) AS n (last_id, project_id, path, id)
+            CROSS JOIN LATERAL (
+                SELECT FROM memory_files AS f
+                WHERE f.user_id = p_user AND f.project_id = n.project_id AND f.path = n.path
+                  AND n.id = ANY(f.equal_ids)
+                LIMIT 1
+            ) AS f
+        );
+    END IF;
+    FOR file IN
+        SELECT * FROM unnest(f_project, f_path, f_head, f_last, f_content, f_count, f_equal)
+            AS n (project_id, path, head_id, last_id, content_id, count, equal_ids)
+        WHERE n.head_id IS NOT NULL AND n.last_id <> ALL(known) ORDER BY n.project_id, n.path COLLATE "C"
+    LOOP
+        UPDATE memory_files AS f
+        SET seq = f.seq + file.count, snapshot_id = file.last_id, content_id = coalesce(file.content_id, f.content_id),
+            equal_ids = coalesce((file.equal_ids::uuid[] || f.equal_ids)[1:16], f.equal_ids)
+        WHERE f.user_id = p_user AND f.project_id = file.project_id AND f.path = file.path
+          AND f.snapshot_id = file.head_id
+        RETURNING f.seq INTO file_seq;
+        IF FOUND THEN
+            done := done || file.last_id;
+            seqs := seqs || file_seq;
+        END IF;
+    END LOOP;
+    WITH created AS (
+        INSERT INTO memory_files AS f (user_id, project_id, snapshot_id, content_id, seq, path, equal_ids)
+        SELECT p_user, n.project_id, n.last_id, n.content_id, n.count, n.path, n.equal_ids::uuid[]
+        FROM unnest(f_project, f_path, f_head, f_last, f_content, f_count, f_equal)
+            AS n (project_id, path, head_id, last_id, content_id, count, equal_ids)
+        WHERE n.head_id IS NULL AND n.last_id <> ALL(known)
+          AND EXISTS (SELECT FROM projects AS p WHERE p.user_id = p_user AND p.id = n.project_id)
+        ORDER BY n.project_id, n.path COLLATE "C"
+        ON CONFLICT (user_id, project_id, path) DO NOTHING
+        RETURNING f.snapshot_id, f.seq
+    )
+    SELECT array_agg(c.snapshot_id), array_agg(c.seq) INTO made, made_seqs FROM created AS c;
+    done := done || made;
+    seqs := seqs || made_seqs;
+    complete := cardinality(done) = cardinality(f_last);
+    INSERT INTO memory_blobs AS b (size, user_id, depth, sha256, base_sha256, data)
+    -- The same content may be new in two files. The shorter chain is taken, so that no delta leads back to itself.
+    SELECT DISTINCT ON (n.sha256) n.size, p_user, n.depth, n.sha256, n.base_sha256, n.data
+    FROM unnest(b_last, b_sha256, b_size, b_depth, b_base_sha256, b_data)
+        AS n (last_id, sha256, size, depth, base_sha256, data)
+    WHERE complete OR n.last_id = ANY(done)
+    ORDER BY n.sha256, n.depth
+    ON CONFLICT (user_id, sha256) DO UPDATE
+        SET depth = excluded.depth, base_sha256 = excluded.base_sha256, data = excluded.data
+        WHERE b.data IS NULL AND excluded.data IS NOT NULL;
+    GET DIAGNOSTICS stored = ROW_COUNT;
+    IF stored < cardinality(b_sha256) THEN
+        SELECT array_agg(b.sha256), array_agg(b.depth) INTO known_sha256, known_depth FROM memory_blobs AS b
+        WHERE b.user_id = p_user AND b.sha256 = ANY(b_sha256) AND b.data IS NOT NULL;
+    END IF;
+    INSERT INTO memory_snapshots AS s
+        (size, user_id, project_id, id, seq, mode, kind, path, sha256, link, folder_modes, context, attribution,
+         created_at)
+    SELECT n.size, p_user, n.project_id, n.id, f.seq - n.back, n.mode, n.kind, n.path, n.sha256, n.link,
+           n.folder_modes::smallint[], n.context::jsonb, p_attributions[n.attribution],
+           greatest(least(n.captured_at, stored_at), n.not_before)
+    FROM unnest(v_last, v_back, v_project, v_path, v_id, v_size, v_mode, v_kind, v_sha256, v_link, v_folder_modes,
+                v_context, v_attribution, v_captured_at, v_not_before)
+        AS n (last_id, back, project_id, path, id, size, mode, kind, sha256, link, folder_modes, context, attribution,
+              captured_at, not_before)
+    CROSS JOIN LATERAL (
+        SELECT f.seq FROM memory_files AS f
+        WHERE f.user_id = p_user AND f.project_id = n.project_id AND f.path = n.path AND f.snapshot_id = n.last_id
+        LIMIT 1
+    ) AS f
+    WHERE complete OR n.last_id = ANY(done);
 END
 $$;

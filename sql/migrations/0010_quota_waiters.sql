@@ -188,3 +188,41 @@ BEGIN
     RETURN d;
 END
 $$;
+
+-- The memory limit. It is soft for almost everybody, so a put reads one flag of the user's row and goes on. If it is
+-- hard, the puts of one user wait for each other: two contents that fit one by one might not fit together.
+
+-- Lock the memory limit of a user, if it is hard, until the end of the transaction; return whether it is hard. Call the
+-- function before any lock of a file, so that a put and a longer transaction cannot wait for each other. The function
+-- locks the user's row. An advisory lock would not do, because any tenant can take one in another tenant's name.
+CREATE FUNCTION memory_lock_limit(p_user uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    IF EXISTS (SELECT FROM user_quotas AS q WHERE q.user_id = p_user AND q.memory_hard) THEN
+        PERFORM FROM users AS u WHERE u.id = p_user FOR NO KEY UPDATE;
+        RETURN true;
+    END IF;
+    RETURN false;
+END
+$$;
+
+-- Return whether a content fits into the user's limit. NULL as data always fits, because then only the hash is kept.
+-- The function is VOLATILE, because it must see the rows that were committed before it got the lock.
+CREATE FUNCTION memory_fits(p_user uuid, p_sha256 bytea, p_data bytea) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    room bigint;
+BEGIN
+    IF p_data IS NULL OR NOT memory_lock_limit(p_user) THEN
+        RETURN true;
+    END IF;
+    -- NULL is unlimited.
+    room := (SELECT q.memory_limit FROM user_quotas AS q WHERE q.user_id = p_user AND q.memory_hard)
+            - (SELECT coalesce(sum(octet_length(b.data)), 0) FROM memory_blobs AS b WHERE b.user_id = p_user);
+    RETURN room IS NULL OR room >= octet_length(p_data)
+        -- A content that is stored already takes nothing.
+        OR EXISTS (
+            SELECT FROM memory_blobs AS b WHERE b.user_id = p_user AND b.sha256 = p_sha256 AND b.data IS NOT NULL
+        );
+END
+$$;

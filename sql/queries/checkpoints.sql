@@ -3,8 +3,9 @@
 -- the checkpoint's own id (a uuid v7: 24 hex digits), so they sort behind all ids that this client made before, those
 -- of the same millisecond too. The last 8 digits number the rows.
 WITH made AS (
-    INSERT INTO checkpoints (user_id, project_id, id, name, kind, note, attribution)
-    VALUES (%(user_id)s, %(project_id)s, %(id)s, %(name)s, %(kind)s, %(note)s, %(attribution)s)
+    INSERT INTO checkpoints (user_id, project_id, id, name, kind, note, attribution, created_at)
+    VALUES (%(user_id)s, %(project_id)s, %(id)s, %(name)s, %(kind)s, %(note)s, %(attribution)s,
+            least(%(captured_at)s::timestamptz, now()))
     ON CONFLICT DO NOTHING
     RETURNING user_id, project_id, id, name, kind, note, attribution, created_at
 ), named AS (
@@ -36,6 +37,9 @@ LEFT JOIN (
 ) n ON n.user_id = c.user_id AND n.project_id = c.project_id AND n.checkpoint = c.name
 WHERE c.user_id = %(user_id)s AND c.project_id = %(project_id)s
 ORDER BY c.id DESC;
+
+-- name: name_of (read)
+SELECT name FROM checkpoints WHERE user_id = %(user_id)s AND project_id = %(project_id)s AND id = %(id)s;
 
 -- name: exists (read)
 SELECT EXISTS (

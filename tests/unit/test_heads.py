@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -13,10 +14,11 @@ from atlas_sdk.model.memory import Head
 
 USER = UUID(int=3)
 PROJECT = UUID(int=1)
+AT = datetime(2026, 11, 30, tzinfo=UTC)
 
 
 def head(content: bytes) -> Head:
-    return Head(snapshot_id=UUID(int=2), seq=1, sha256=b"x", mode=0o644, link=None, content=content)
+    return Head(snapshot_id=UUID(int=2), seq=1, sha256=b"x", mode=0o644, link=None, created_at=AT, content=content)
 
 
 def test_the_least_recently_used_goes_first() -> None:

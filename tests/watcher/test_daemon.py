@@ -6,8 +6,10 @@ import signal
 import socket
 import subprocess
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
+import daemons
 import pytest
 from daemons import Daemon, NewProject, contents, has_no_repeats, newest, until, until_newest
 from fakes import FakeBackend
@@ -27,11 +29,12 @@ def test_changes_made_while_it_was_down_are_captured(daemon: Daemon, atlas: Atla
     (root / "CLAUDE.md").write_bytes(b"one")
     (root / "notes.md").write_bytes(b"to be deleted")
     daemon.start()
-    assert newest(atlas, project) == b"one"
     assert daemon.stop() == 0
+    assert newest(atlas, project) == b"one"
     (root / "CLAUDE.md").write_bytes(b"two")
     (root / "notes.md").unlink()
     daemon.start()
+    until_newest(atlas, project, b"two")
     assert contents(atlas, project) == [b"one", b"two"]
     until(lambda: newest(atlas, project, "notes.md") == "deleted", "the deletion is recorded")
 
@@ -45,9 +48,18 @@ def test_a_write_right_before_sigterm_is_stored(daemon: Daemon, atlas: Atlas, ne
     assert read_status(daemon.home) is None
 
 
+#: Try a version that was refused again after 0.1 s instead of a minute.
+_IMPATIENT = """
+from datetime import timedelta
+from atlas_sdk.ops import delivery
+delivery._AGAIN = timedelta(seconds=0.1)
+"""
+
+
 def test_it_survives_a_hard_limit_and_says_what_is_not_protected(
-    daemon: Daemon, atlas: Atlas, new_project: NewProject
+    daemon: Daemon, atlas: Atlas, new_project: NewProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("daemons._PROGRAM", _IMPATIENT + daemons._PROGRAM)
     project = new_project()
     root = Path(project.path)
     user = atlas.users.get(project.user_id)
@@ -130,7 +142,7 @@ def test_kill_9_loses_nothing_and_repeats_nothing(daemon: Daemon, atlas: Atlas, 
         writer.join()
     daemon.start()
     for file in files:
-        assert newest(atlas, project, file.name) == file.read_bytes()
+        until_newest(atlas, project, file.read_bytes(), file.name)
         assert has_no_repeats(atlas, project, file.name)
 
 
@@ -180,6 +192,69 @@ def test_it_starts_while_the_database_is_away(tmp_path: Path, new_project: NewPr
         nowhere.end()
 
 
+def until_records(daemon: Daemon, number: int) -> None:
+    until(lambda: daemon.status().journal.records >= number, f"the journal has {number} records")
+
+
+def test_nothing_is_lost_while_the_database_is_away_and_the_daemon_is_killed(
+    daemon: Daemon, atlas: Atlas, new_project: NewProject
+) -> None:
+    project = new_project()
+    file = Path(project.path) / "CLAUDE.md"
+    file.write_bytes(b"0")
+    daemon.start()
+    assert daemon.stop() == 0
+    reachable, daemon.dsn = daemon.dsn, "postgresql:///atlas?host=/nonexistent"
+    written = [b"0"]
+    for _ in range(2):
+        # A cold start: the projects and the files come from the journal.
+        daemon.start()
+        for _ in range(5):
+            records = daemon.status().journal.records
+            written.append(b"%d" % len(written))
+            file.write_bytes(written[-1])
+            until_records(daemon, records + 1)
+        daemon.kill()
+    written.append(b"written while no daemon runs")
+    file.write_bytes(written[-1])
+    assert contents(atlas, project) == [b"0"]
+    back_at = datetime.now(UTC)
+    daemon.dsn = reachable
+    daemon.start()
+    until_newest(atlas, project, written[-1])
+    assert contents(atlas, project) == written
+    versions = atlas.memory.history(project, "CLAUDE.md", limit=100)[1:]
+    times = [version.created_at for version in versions]
+    assert times == sorted(set(times), reverse=True)
+    assert times[0] < back_at
+    assert daemon.stop() == 0
+
+
+def until_delivered(daemon: Daemon, number: int) -> None:
+    until(lambda: daemon.status().counters["delivered"] >= number, f"{number} records are delivered")
+
+
+def test_two_daemons_on_two_homes_store_each_version_once(
+    daemon: Daemon, atlas: Atlas, new_project: NewProject, tmp_path: Path
+) -> None:
+    project = new_project()
+    other = Daemon(tmp_path / "other", daemon.dsn)
+    try:
+        daemon.start()
+        other.start()
+        written = []
+        for number in range(5):
+            written.append(b"%d" % number)
+            (Path(project.path) / "CLAUDE.md").write_bytes(written[-1])
+            until_newest(atlas, project, written[-1])
+            until_delivered(daemon, number + 1)
+            until_delivered(other, number + 1)
+        assert contents(atlas, project) == written
+        assert [one.stop() for one in (daemon, other)] == [0, 0]
+    finally:
+        other.end()
+
+
 def test_a_second_daemon_is_refused_by_name(daemon: Daemon) -> None:
     daemon.start()
     assert daemon.process is not None
@@ -194,10 +269,34 @@ def test_systemd_is_told(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.Mon
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(PATIENCE_S)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        daemon.start()
-        assert systemd.recv(100) == b"READY=1"
+        monkeypatch.setenv("WATCHDOG_USEC", "300000")
+        seen: list[str] = []
+
+        def until_told(wanted: str) -> list[str]:
+            before = len(seen)
+            while wanted not in seen[before:]:
+                seen.extend(systemd.recv(4096).decode().split("\n"))
+            return seen[before:]
+
+        daemon.spawn(daemon.command())
+        assert not {"RELOADING=1", "STOPPING=1"} & set(until_told("READY=1"))
+        assert "READY=1" not in until_told("WATCHDOG=1")
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGHUP)
+        assert "READY=1" not in until_told("RELOADING=1")
+        until_told("READY=1")
         assert daemon.stop() == 0
-        assert systemd.recv(100) == b"STOPPING=1"
+        until_told("STOPPING=1")
+
+
+def test_a_closed_terminal_ends_a_daemon_that_has_no_settings_to_read_again(
+    daemon: Daemon, atlas: Atlas, new_project: NewProject
+) -> None:
+    project = new_project()
+    daemon.start(closed_s=60, changed_s=60, longest_s=60)
+    (Path(project.path) / "CLAUDE.md").write_bytes(b"just in time")
+    assert daemon.signal(signal.SIGHUP) == 0
+    assert newest(atlas, project) == b"just in time"
 
 
 def test_it_runs_inside_a_program_until_its_event(
@@ -215,11 +314,11 @@ def test_it_runs_inside_a_program_until_its_event(
     thread.start()
     try:
         assert ready.wait(PATIENCE_S)
-        assert newest(atlas, project) == b"one"
     finally:
         stop.set()
         thread.join(PATIENCE_S)
     assert codes == [0]
+    assert newest(atlas, project) == b"one"
     until(lambda: threading.active_count() <= threads, "its threads end with it")
 
 

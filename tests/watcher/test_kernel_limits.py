@@ -51,19 +51,19 @@ rig.settle(1.0)
 run = lambda *command: subprocess.run(command, check=True)
 run("mount", "-t", "tmpfs", "none", str(root / "notes"))
 (root / "notes/above.md").write_text("above")
-rig.settle(rig.timing.projects_s + 1.0)
+rig.settle(rig.timing.mounts_s + 1.0)
 assert rig.atlas.contents(project, "notes/above.md") == [b"above"]
 run("umount", str(root / "notes"))
-rig.settle(rig.timing.projects_s + 2.0)
+rig.settle(rig.timing.mounts_s + 2.0)
 assert rig.atlas.contents(project, "notes/above.md") == [b"above", None]
 (root / "notes/below.md").write_text("below")
-rig.settle(rig.timing.projects_s)
+rig.settle(rig.timing.mounts_s)
 # The whole project is hidden by an empty disk: it is lost, and nothing counts as deleted.
 run("mount", "-t", "tmpfs", "none", str(root))
-rig.settle(rig.timing.projects_s + 1.0)
+rig.settle(rig.timing.mounts_s + 1.0)
 assert rig.status_of(project).lost
 run("umount", str(root))
-rig.settle(rig.timing.projects_s + 1.0)
+rig.settle(rig.timing.mounts_s + 1.0)
 assert not rig.status_of(project).lost
 assert rig.atlas.contents(project, "CLAUDE.md") == [b"one"]
 backend.stop()

@@ -143,7 +143,7 @@ def test_a_mount_over_a_folder_is_noticed_without_an_event(
     (root / "scratch").mkdir()
     (root / "scratch/a.md").write_text("above")
     rig.backend.mounts = frozenset({f"{root}/scratch"})
-    rig.settle(rig.timing.projects_s + 1.0)
+    rig.settle(rig.timing.mounts_s + 1.0)
     assert rig.backend.watched[WatchedFolder(app.id, "scratch")] != identity
     assert rig.atlas.contents(app, "scratch/a.md") == [b"below", b"above"]
 
@@ -151,5 +151,5 @@ def test_a_mount_over_a_folder_is_noticed_without_an_event(
 def test_a_mount_somewhere_else_costs_no_scan(rig: Rig, app: Project) -> None:
     scans = rig.worker.status().counters["scans"]
     rig.backend.mounts = frozenset({"/somewhere/else", f"{app.path}2"})
-    rig.settle(rig.timing.projects_s + 1.0)
+    rig.settle(rig.timing.mounts_s + 1.0)
     assert rig.worker.status().counters["scans"] == scans
