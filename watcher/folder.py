@@ -43,8 +43,8 @@ class Folder:
     unwatched: dict[str, str] = Factory(dict)
     #: The time of the next attempt to watch them.
     watch_again_at: float = 0.0
-    #: The folders that were watched once and hold no memory now. Their nearest existing folders are watched, so that
-    #: memory that comes back is seen.
+    #: The folders that held memory once. Their nearest existing folders are watched, so that memory that comes back is
+    #: seen.
     former: dict[str, None] = Factory(dict)
     #: Folders without memory that are not watched, with device, inode and ctime from before the scan listed them.
     searched: Mapping[str, tuple[int, int, int] | None] = Factory(dict)

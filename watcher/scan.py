@@ -71,9 +71,9 @@ def _watch_and_list(folder: Folder, root: Root, backend: Backend) -> Scan:
     wanted = {"", *folder.folders}
     for _ in range(_ROUNDS):
         _watch(folder, backend, wanted)
+        began_ns = time.time_ns()
         # Take the stamps before the listing, so that a change during the listing makes them differ.
         stamps = {name: folder.trusted_stamp(name) for name in wanted}
-        began_ns = time.time_ns()
         found = folder.tracking.scan(root)
         wanted = {"", *found.directories}
         if not found.complete:
@@ -99,8 +99,8 @@ def _watch_and_list(folder: Folder, root: Root, backend: Backend) -> Scan:
 
 def _former(folder: Folder, root: Root, wanted: set[str]) -> tuple[set[str], set[str]]:
     """Return the paths to await, and the folders to watch, for the folders where memory was once."""
-    for name in folder.folders.keys() - wanted - folder.former.keys():
-        folder.former[name] = None
+    held = {path.rpartition("/")[0] for path in (*folder.imports, *folder.aliases)}
+    folder.former.update(dict.fromkeys(held - wanted))
     for name in [name for name in folder.former if name in wanted]:
         del folder.former[name]
     for name in list(folder.former)[:-_MOST_FORMER]:

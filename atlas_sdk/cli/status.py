@@ -81,8 +81,8 @@ def _report(atlas: "Atlas", project: "Project", at_work: "Status | None") -> lis
     except AtlasError as problem:
         return [_entry(".", "problem", problem=str(problem))]
     entries = [_entry(skipped.path or ".", "problem", problem=skipped.reason) for skipped in scan.skipped]
-    entries += [_entry(one.path or ".", _NOT_TRACKED, problem=one.reason) for one in scan.lookalikes]
     entries += [_entry(link.path, "gone", version=newest.get(link.path), problem=link.reason) for link in scan.dangling]
+    entries += [_entry(one.path or ".", _NOT_TRACKED, problem=one.reason) for one in scan.lookalikes]
     known = {path for path, version in newest.items() if not version.deleted}
     unseen = known - set(scan.paths) - {str(entry["path"]) for entry in entries}
     entries += [

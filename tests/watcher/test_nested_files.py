@@ -8,6 +8,7 @@ import pytest
 from rig import Rig
 
 from atlas_sdk import Project
+from atlas_sdk.files import pin
 from watcher.folder import Folder
 
 
@@ -58,11 +59,10 @@ def test_file_in_a_folder_that_git_ignores_is_not_captured_until_git_does_not(
 def test_sweep_scans_a_project_only_when_a_searched_folder_differs(app: Project, root: Path) -> None:
     (root / "far/away").mkdir(parents=True)
     folder = Folder(app)
-    found = root.stat()
-    folder.identity = (found.st_dev, found.st_ino)
-    searched = folder.tracking.scan(root).directories
+    folder.identity = pin(root).identity
+    found = folder.tracking.scan(root)
     folder.folders = {"": folder.stamp("")}
-    folder.searched = {name: folder.stamp(name) or (0, 0, 0) for name in searched if name}
+    folder.searched = {name: folder.stamp(name) or (0, 0, 0) for name in found.directories if name}
     assert set(folder.searched) == {"far", "far/away"}
     assert folder.is_unchanged()
     (root / "far/away/AGENTS.md").touch()
