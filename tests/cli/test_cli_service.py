@@ -207,11 +207,16 @@ def test_a_home_that_a_unit_cannot_hold_is_refused(
 def _unquoted(line: str) -> list[str]:
     """Return the words of a line as systemd.syntax(7) reads them, and with the specifier %% replaced."""
     words = re.findall(r'"((?:[^"\\]|\\.)*)"', line)
+    assert not any("%" in one.replace("%%", "") for one in words), "a specifier"
     return [re.sub(r"\\(.)", r"\1", one, flags=re.DOTALL).replace("%%", "%") for one in words]
 
 
-@given(st.lists(st.text(st.characters(blacklist_categories=["Cs", "Cc"]), max_size=20), min_size=1, max_size=4))
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+#: Texts full of the letters that mean something to systemd.
+TEXTS = st.text(st.sampled_from("%%\"\\$ 'ah") | st.characters(blacklist_categories=["Cs", "Cc"]), max_size=20)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=4))
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_every_text_comes_back_from_the_quotes(texts: list[str]) -> None:
     assert _unquoted(" ".join(word(text) for text in texts)) == texts
     assert _unquoted(" ".join(word(text, in_command=True) for text in texts)) == [
