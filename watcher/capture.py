@@ -7,16 +7,11 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
-from atlas_sdk import Attribution
-from atlas_sdk.files import FileState, Signature, read_file
+from atlas_sdk import Attribution, FileProblem
+from atlas_sdk.files import FileState, Signature, is_gone, read_file
 from atlas_sdk.journal import KnownHead, Record
 from watcher.debounce import ChangeKind
-from watcher.folder import Folder
-
-#: If a program writes a file twice within one tick of the file system's clock, `stat` is the same after both writes.
-#: FAT has the coarsest clock, two seconds. If a file was younger than this when the daemon read it, a later scan reads
-#: the file once more (git calls such a file "racy").
-_COARSEST_NS = 2_000_000_000
+from watcher.folder import Folder, is_recent
 
 
 @frozen(kw_only=True)
@@ -30,7 +25,7 @@ class Look:
     head: KnownHead | None = None
     #: If set, the worker must look at the file again, after the waiting time for this kind of change.
     again: ChangeKind | None = None
-    #: True when the new version may name other files: imports, or the target of a symlink.
+    #: True when the new version may concern other files: imports, the target of a symlink, other names of the file.
     leads: bool = False
     #: True when an event was about this file, and the content is the known one. Another program may have stored another
     #: version and put the known content back, so the daemon must compare the file with the database.
@@ -55,9 +50,17 @@ class Reader:
 
         Raises FileProblem for a file that cannot be read.
         """
-        state = read_file(folder.pinned, path, limit_bytes=folder.tracking.limit_bytes)
         known = folder.known.get(path)
         stale = path in folder.stale
+        try:
+            state = read_file(folder.pinned, path, limit_bytes=folder.tracking.limit_bytes)
+        except FileProblem:
+            if (known is None and not stale) or not is_gone(folder.pinned, path):
+                raise
+            # A folder or a special file took the place of a recorded file. Record a deletion; a scan reports the rest.
+            if change is not ChangeKind.VANISHED:
+                return Look(path=path, again=ChangeKind.VANISHED)
+            return evolve(self._deletion(folder, path, known), leads=True)
         if state is None:
             if change is not ChangeKind.VANISHED:
                 # The file existed at the time of the change. Wait, because its writer may put it back.
@@ -104,7 +107,7 @@ class Reader:
             record=record,
             head=head,
             again=ChangeKind.CHANGED if state.torn else None,
-            leads=not same and (state.link is not None or _may_import(folder, state)),
+            leads=not same and (state.link is not None or state.names > 1 or _may_import(folder, state)),
         )
 
     def _deletion(self, folder: Folder, path: str, known: KnownHead | None) -> Look:
@@ -141,4 +144,4 @@ def trusted(found: Signature, *, now_ns: int) -> Signature | None:
     Two writes within one tick of the file system's clock can leave the same signature. The time of the last change is
     `ctime`, because a program cannot set it.
     """
-    return found if now_ns - found.ctime_ns > _COARSEST_NS else None
+    return None if is_recent(found.ctime_ns, now_ns) else found

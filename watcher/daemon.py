@@ -6,19 +6,20 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from uuid import UUID
 
-from atlas_sdk import Atlas, Attribution, FileProblem, InvalidInput
+from atlas_sdk import Atlas, Attribution, FileProblem, InvalidInput, Project
 from atlas_sdk.actor import login_name, new_id
 from atlas_sdk.config import home_folder
-from atlas_sdk.journal import Journal
+from atlas_sdk.journal import Journal, KnownHead
 from watcher import status
-from watcher.backend import Backend, Polling
+from watcher.backend import Backend
 from watcher.capture import Reader
 from watcher.database import Database
 from watcher.database_schedule import DatabaseSchedule
@@ -27,12 +28,16 @@ from watcher.delivery import Delivery
 from watcher.event_queue import EventQueue
 from watcher.lock import AlreadyRunning, take
 from watcher.maintenance import MaintenanceRunner, RetentionPolicy
+from watcher.mounts import Mounts
 from watcher.notify import HANGS_S, Notifier
+from watcher.polling import MountAware, Polling
 from watcher.status import Status
 from watcher.worker import Worker
 
 _log = logging.getLogger(__name__)
 
+#: The active projects and the newest versions of their files that the journal remembers.
+Remembered = tuple[Sequence[Project], Mapping[UUID, Sequence[KnownHead]]]
 #: Seconds for one attempt to connect: SIGTERM must not wait for long while the database is out of reach.
 _CONNECT_S = 2.0
 #: After the time for the last delivery, the daemon waits this long (seconds) for the delivery thread.
@@ -69,14 +74,17 @@ def run(
         return 1
     try:
         journal = Journal.open(folder)
+        projects, heads = journal.projects(), journal.heads()
     except FileProblem as problem:
         # Without a journal nothing can be captured: it has the format of another program, or the disk is full.
         _log.error("%s", problem)
         os.close(lock)
         return 1
     try:
+        active = [project for project in projects if project.status == "active"]
         _serve(
             journal=journal,
+            remembered=(active, heads),
             dsn=dsn,
             home=folder,
             stop=stop,
@@ -95,6 +103,7 @@ def run(
 def _serve(
     *,
     journal: Journal,
+    remembered: Remembered,
     dsn: str | None,
     home: Path,
     stop: threading.Event | None,
@@ -117,8 +126,6 @@ def _serve(
     notifier = Notifier(lambda: time.monotonic() - worker.alive_at < HANGS_S)
     # A later SIGHUP may switch maintenance on.
     maintenance = None if retention is None and reread is None else MaintenanceRunner(retention)
-    projects = [project for project in journal.projects() if project.status == "active"]
-    heads = journal.heads()
     delivery = Delivery(
         database=database,
         journal=journal,
@@ -126,7 +133,7 @@ def _serve(
         clock=time.monotonic,
         post=queue.post,
         maintenance=maintenance,
-        known={project.id for project in projects},
+        known={project.id for project in remembered[0]},
     )
     worker = Worker(
         database=database,
@@ -141,7 +148,7 @@ def _serve(
         report=_Reporter(home, notifier, ready=ready, told=told).report,
         maintenance=maintenance,
     )
-    worker.load(projects, heads)
+    worker.load(*remembered)
     ended = stop or threading.Event()
     thread = threading.Thread(target=_work, args=(worker, ended), name="atlas-watcher")
     # A daemon thread, because a connection attempt to a host that does not answer must not keep the process alive.
@@ -230,7 +237,7 @@ def _system_backend() -> Backend:
     if platform.system() == "Linux":
         from watcher.inotify import Inotify  # noqa: PLC0415 - watchdog's module is for this system only
 
-        return Inotify()
+        return MountAware(Inotify(), Mounts())
     from watcher.observer import Observing  # noqa: PLC0415
 
     return Observing()
@@ -245,7 +252,7 @@ def _started(backend: Backend, queue: EventQueue) -> Backend:
             "for too many instances raise: sysctl fs.inotify.max_user_instances=1024",
             error.strerror or error,
         )
-        return Polling()
+        return Polling(f"inotify cannot be used: {error.strerror or error}")
     return backend
 
 

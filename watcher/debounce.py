@@ -42,6 +42,8 @@ class Timing:
     sweep_s: float = 60.0
     #: Between two comparisons of a folder that cannot be watched.
     poll_s: float = 2.0
+    #: Between two looks at the mounts, if the worker is awake. A mount over a watched folder hides it without an event.
+    mounts_s: float = 2.0
     #: Between two checks whether a lost project is back.
     lost_s: float = 0.5
     #: A new folder without memory files in a project's place counts as the mount point of an unmounted disk for this

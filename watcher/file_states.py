@@ -9,7 +9,7 @@ from attrs import frozen
 from atlas_sdk.files import printable
 from atlas_sdk.journal import Journal, JournalProblem, JournalStatus, PendingFile
 from watcher.folder import Folder
-from watcher.status import FileStatus, ProjectStatus
+from watcher.status import FileStatus, PolledFolder, ProjectStatus
 
 #: A deleted file is shown for this long.
 _SHOWN = timedelta(days=1)
@@ -40,6 +40,7 @@ def project_status(folder: Folder, around: Surroundings) -> ProjectStatus:
         path=folder.project.path,
         lost=folder.lost is not None,
         problem=folder.lost or folder.problems.get(""),
+        polled=tuple(PolledFolder(path=path, reason=reason) for path, reason in sorted(folder.unwatched.items())),
         files=tuple(_file_status(folder, path, around) for path in sorted(names - {""})),
     )
 

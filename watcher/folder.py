@@ -2,6 +2,8 @@
 
 import os
 import stat
+import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -12,6 +14,10 @@ from atlas_sdk import AtlasError, Project, Tracking
 from atlas_sdk.files import Root, Signature, pin, signature
 from atlas_sdk.journal import KnownHead
 
+#: If a program writes a file twice within one tick of the file system's clock, `stat` is the same after both writes.
+#: FAT has the coarsest clock, two seconds. What was younger than this when the daemon looked at it, is looked at once
+#: more by a later scan (git calls such a file "racy").
+COARSEST_NS = 2_000_000_000
 #: The project's own settings. A change of them may change which files are tracked.
 SETTINGS = ".atlas.toml"
 
@@ -31,13 +37,27 @@ class Folder:
     deleted: dict[str, datetime] = Factory(dict)
     #: The time of the newest capture; None when there is none.
     active_at: datetime | None = None
-    #: Watched folders, each with its device, inode and mtime from the time when the scan listed it.
+    #: Watched folders, each with its device, inode and ctime from the time when the scan listed it.
     folders: dict[str, tuple[int, int, int] | None] = Factory(dict)
-    #: The folders that cannot be watched.
-    unwatched: frozenset[str] = frozenset()
-    #: Files that are tracked only because an instruction file imports them.
+    #: The folders that are polled, each with the reason.
+    unwatched: dict[str, str] = Factory(dict)
+    #: The time of the next attempt to watch them.
+    watch_again_at: float = 0.0
+    #: The folders that held memory once. Their nearest existing folders are watched, so that memory that comes back is
+    #: seen.
+    former: dict[str, None] = Factory(dict)
+    #: Folders without memory that are not watched, with device, inode and ctime from before the scan listed them.
+    searched: Mapping[str, tuple[int, int, int] | None] = Factory(dict)
+    #: Files that no glob tracks: an instruction file imports them, or they have the name of instructions in a folder of
+    #: the project.
     imports: frozenset[str] = frozenset()
-    #: Tracked symlinks, by the path of the file in the project that they lead to.
+    #: Paths whose change may add or remove tracked files: see `Scan.awaited`.
+    awaited: frozenset[str] = frozenset()
+    #: True if not every folder of `awaited` is watched: each sweep has to search the project.
+    awaits_more: bool = False
+    #: Recorded files that exist but are not tracked any more. Only their end is recorded.
+    untracked: set[str] = Factory(set)
+    #: The tracked files to look at when a path changes: the symlinks that lead to it, and its other names (hard links).
     aliases: dict[str, tuple[str, ...]] = Factory(dict)
     #: The reason why the project is lost: its folder is gone, replaced or cannot be opened. None when it is not lost.
     lost: str | None = None
@@ -67,20 +87,21 @@ class Folder:
 
     def affected_paths(self, path: str, *, is_folder: bool) -> tuple[str, ...]:
         """Return the tracked files that an event may be about; `""` asks for a scan."""
+        if path == SETTINGS or path in self.awaited:
+            return ("",)
         if is_folder:
             return ("",) if path in self.folders or self.tracking.leads(path) else ()
-        if path == SETTINGS:
-            return ("",)
         aliases = self.aliases.get(path, ())
         if path in self.imports or path in self.known or self.tracking.wants(path):
             return (path, *aliases)
-        return aliases
+        return ("", *aliases) if self.tracking.may_be_nested(path) else aliases
 
     def take(self, head: KnownHead) -> None:
         """Make this the newest version of its file."""
         if head.sha256 is None:
             self.known.pop(head.path, None)
             self.deleted[head.path] = head.captured_at
+            self.former[head.path.rpartition("/")[0]] = None
         else:
             self.known[head.path] = head
             self.deleted.pop(head.path, None)
@@ -101,11 +122,13 @@ class Folder:
 
     def is_unchanged(self) -> bool:
         """Return whether `stat` of every known file and watched folder is the same as at the last scan."""
-        if self.identity is None or self.lost is not None:
+        if self.identity is None or self.lost is not None or self.awaits_more:
             return False
         try:
-            return all(self.stamp(folder) == stamp for folder, stamp in self.folders.items()) and all(
-                self._looks_like(path, known) for path, known in self.known.items()
+            return (
+                all(self.stamp(folder) == stamp for folder, stamp in self.folders.items())
+                and all(self._looks_like(path, known) for path, known in self.known.items())
+                and all(self.stamp(folder) == stamp for folder, stamp in self.searched.items())
             )
         except (AtlasError, OSError):
             return False
@@ -124,7 +147,13 @@ class Folder:
             found = os.stat(self.path_of(folder))  # noqa: PTH116 - the sweep's hot path
         except OSError:
             return None
-        return found.st_dev, found.st_ino, found.st_mtime_ns
+        # Not the mtime, which any program can set back, as rsync does.
+        return found.st_dev, found.st_ino, found.st_ctime_ns
+
+    def trusted_stamp(self, folder: str) -> tuple[int, int, int] | None:
+        """Return the stamp of a folder; None if it has changed so recently that another change might not show."""
+        stamp = self.stamp(folder)
+        return None if stamp is None or is_recent(stamp[2], time.time_ns()) else stamp
 
     def path_of(self, path: str) -> str:
         """Return the full path of a path in the project; `""` is the project's folder."""
@@ -137,6 +166,11 @@ class Folder:
     def is_back(self) -> bool:
         """Return whether any folder is in the project's place and can be opened."""
         return _is_reachable(Root(self.root))
+
+
+def is_recent(at_ns: int, now_ns: int) -> bool:
+    """Return whether a file or folder changed so recently that a later change might leave the same `stat`."""
+    return now_ns - at_ns <= COARSEST_NS
 
 
 def _is_reachable(root: Root) -> bool:

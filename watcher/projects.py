@@ -17,7 +17,7 @@ from watcher.captures import CaptureLog
 from watcher.debounce import ChangeKind, Due, Timing
 from watcher.event_queue import EventQueue
 from watcher.folder import Folder
-from watcher.scan import is_replaced, scan, unwatch
+from watcher.scan import is_replaced, scan, unwatch, watch_again
 from watcher.scheduler import Scheduler
 
 _log = logging.getLogger(__name__)
@@ -86,6 +86,8 @@ class WatchedProjects:
                 folder = Folder(project)
                 for head in moved.get(project.id) or heads.get(project.id, ()):
                     folder.take(head)
+                # Watch the folders of known files before the first listing, so that it need not be repeated.
+                folder.folders = dict.fromkeys(above(folder.known))
                 fresh.append(folder)
         self.folders.update((folder.id, folder) for folder in fresh)
         self._scheduler.request_scan(*(folder.id for folder in self.by_activity(fresh)))
@@ -143,7 +145,10 @@ class WatchedProjects:
         try:
             if path:
                 return self._read(folder, path, due.change)
-            if not last and folder.rest_until > self._clock():
+            if due.change is ChangeKind.FOUND and folder.identity is not None and not self.may_differ(folder):
+                # No event asked for this scan, and `stat` shows that it would find nothing.
+                self._scheduler.found(folder.id, unwatched=bool(folder.unwatched))
+            elif not last and folder.rest_until > self._clock():
                 self._queue.put_back(due, folder.rest_until)
             else:
                 self._scan(folder)
@@ -277,13 +282,37 @@ class WatchedProjects:
             folder.lost = reason
             self._scheduler.news = True
 
+    def look_at_mounts(self) -> None:
+        """Scan the projects where a mount appeared or went, because no event reports it."""
+        for point in self._backend.remounted():
+            below = point.rstrip("/") + "/"
+            for folder in self.folders.values():
+                root = str(folder.root)
+                if root == point or root.startswith(below) or point.startswith(f"{root}/"):
+                    self._scheduler.request_scan(folder.id)
+
     def may_differ(self, folder: Folder) -> bool:
         """Return whether to scan a project. A project that cannot be compared must be scanned."""
         try:
+            if folder.unwatched and folder.watch_again_at <= self._clock():
+                # The limit on watches may have been raised, or the permissions changed, without an event.
+                folder.watch_again_at = self._clock() + self._timing.sweep_s
+                watch_again(folder, self._backend)
             return not folder.is_unchanged()
         except Exception:  # noqa: BLE001 - a fault in one project must not stop the sweep of the others
             _log.exception("%s: cannot compare", folder.root)
             return True
+
+
+def above(paths: Iterable[str]) -> set[str]:
+    """Return the folders that contain these paths, at any depth, without the project's own folder."""
+    found: set[str] = set()
+    for path in paths:
+        folder = path.rpartition("/")[0]
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return found
 
 
 def _as_lists(heads: Mapping[UUID, Mapping[str, KnownHead]]) -> dict[UUID, list[KnownHead]]:

@@ -14,6 +14,9 @@ from watcher.debounce import Timing
 
 #: The most projects to compare by `stat` in one batch, which takes some milliseconds.
 _BATCH = 20
+#: The time between two rounds of polling, for each polled project: ten times what comparing one takes, so that polling
+#: takes a tenth of a core at most.
+_POLL_S = 0.0005
 #: A task that is repeated may use this share of one core's time at most.
 _SHARE = 0.005
 
@@ -31,12 +34,14 @@ class Scheduler:
         self._sweep_at = math.inf
         self._poll_at = 0.0
         self._lost_at = 0.0
+        self._mounts_at = 0.0
         self._status_at = 0.0
         self._heartbeat_at = 0.0
         #: True when the status differs from the one that was written last.
         self.news = True
         self._to_scan: dict[UUID, None] = {}
         self._to_sweep: deque[UUID] = deque()
+        self._to_poll: deque[UUID] = deque()
         self._lost: set[UUID] = set()
         self._unwatched: set[UUID] = set()
 
@@ -48,7 +53,7 @@ class Scheduler:
     @property
     def has_backlog(self) -> bool:
         """True when a scan or a sweep waits."""
-        return bool(self._to_scan or self._to_sweep)
+        return bool(self._to_scan or self._to_poll or self._to_sweep)
 
     def next_at(self, now: float) -> float:
         """Return the time at which the next task is due. A file that changes may be due earlier."""
@@ -89,6 +94,13 @@ class Scheduler:
         self._lost_at = now + self._timing.lost_s
         return tuple(self._lost)
 
+    def is_mount_due(self, now: float) -> bool:
+        """Return whether to look at the mounts, and plan the next look."""
+        if now < self._mounts_at:
+            return False
+        self._mounts_at = now + self._timing.mounts_s
+        return True
+
     # Scans.
 
     def request_scan(self, *projects: UUID) -> None:
@@ -110,10 +122,11 @@ class Scheduler:
             self._to_sweep = deque(projects)
 
     def sweep(self, now: float) -> Iterator[UUID]:
-        """Yield projects to compare by `stat`, first those with folders that cannot be watched."""
+        """Yield projects to compare by `stat`, first those with folders that are polled."""
         if now >= self._poll_at:
-            self._poll_at = now + self._timing.poll_s
-            self._to_sweep.extendleft(self._unwatched)
+            self._poll_at = now + max(self._timing.poll_s, len(self._unwatched) * _POLL_S)
+            self._to_poll.extend(self._unwatched.difference(self._to_poll))
+        yield from _batch(self._to_poll, _BATCH)
         yield from _batch(self._to_sweep, _BATCH)
 
     # The status.

@@ -121,7 +121,12 @@ class Worker:
             if folder is None or folder.identity is None or folder.lost is not None:
                 continue
             pending = {file.path for file in self._pending.files(project)}
-            for path in list(stale_paths(folder, of_project, pending=pending, began=began)):
+            try:
+                found = list(stale_paths(folder, of_project, pending=pending, began=began))
+            except Exception:  # noqa: BLE001 - a fault in one project must not stop the comparison of the others
+                _log.exception("%s: cannot compare with the database", folder.root)
+                found = []
+            for path in found:
                 folder.stale.add(path)
                 self._queue.mark(project, path, ChangeKind.FOUND)
 
@@ -135,11 +140,17 @@ class Worker:
             _log.warning("events were lost: every project is scanned")
             self._projects.count("overflows", overflows)
             self._scheduler.request_scan(*(folder.id for folder in self._projects.by_activity()))
-        for message in self._queue.take_messages():
-            message()
+        self._take_messages()
         more = self._work(now)
         self._write_status(now)
         return now if more else self._scheduler.next_at(self._clock())
+
+    def _take_messages(self) -> None:
+        for message in self._queue.take_messages():
+            try:
+                message()
+            except Exception:  # noqa: BLE001 - a fault must not lose the messages after it
+                _log.exception("the watcher failed and goes on")
 
     def drain(self) -> None:
         """Put every difference into the journal at once, without waiting for writers. This is the last call."""
@@ -172,6 +183,8 @@ class Worker:
 
     def _work(self, now: float) -> bool:
         """Do a part of each task; return whether more work is due now."""
+        if self._scheduler.is_mount_due(now):
+            self._projects.look_at_mounts()
         dues = list(self._due(now))
         self._projects.look(dues)
         idle = len(dues) < _FILES_IN_A_ROW

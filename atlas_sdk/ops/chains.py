@@ -215,7 +215,8 @@ def parameters(ctx: Context, chains: Sequence[Chain]) -> dict[str, object]:
 
 
 def _json(value: Mapping[str, object]) -> str:
-    return json.dumps(dict(value), ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(dict(value), ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _literal(values: Sequence[object] | None) -> str | None:

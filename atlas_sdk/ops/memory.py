@@ -1,5 +1,6 @@
 """Record and list versions of memory files."""
 
+import stat
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -12,15 +13,18 @@ from atlas_sdk._sql import statements
 from atlas_sdk.errors import AtlasError, FileProblem, InvalidInput, QuotaExceeded
 from atlas_sdk.files import (
     FileState,
+    Root,
     Skipped,
     Tracking,
+    entry,
+    is_gone,
     named,
     pin,
     read_file,
     relative_path,
-    signature,
     to_text,
 )
+from atlas_sdk.files.problems import not_a_regular_file
 from atlas_sdk.model.blobs import sha256_of
 from atlas_sdk.model.memory import Capture, Snapshot
 from atlas_sdk.model.projects import Project
@@ -109,8 +113,8 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
     """Record the present state of the project's folder: a version of every changed file, and every deletion.
 
     A file that cannot be read, or that a hard memory limit refuses, is reported in `skipped` and does not stop the
-    others. Raises FileProblem when the folder itself is missing: a folder that is not mounted must not look like a
-    deletion of all files.
+    others. A file whose place a folder or a special file took counts as deleted. Raises FileProblem when the folder
+    itself is missing: a folder that is not mounted must not look like a deletion of all files.
     """
     yield from deliver_first(project)
     root = yield from local(pin, Path(project.path))
@@ -127,23 +131,41 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
         if state is not None and not _is_version(state, known.get(path)):
             new = NewVersion.of(project, state, kind=kind or tracking.kind(path))
             yield from changes.add(new)
-    unseen = set(known) - set(scan.paths) - {entry.path for entry in changes.skipped}
-    for path in sorted(path for path in unseen if not known[path].deleted):
-        try:
-            there = yield from local(signature, root, path)
-        except FileProblem as problem:
-            changes.skipped.append(Skipped(path=path, reason=str(problem)))
-            continue
-        if there is None:
+    recorded = [path for path, version in known.items() if not version.deleted]
+    untracked: list[str] = []
+    for path in sorted(set(recorded) - set(scan.paths)):
+        gone = yield from _look_for(root, path, changes.skipped)
+        if gone:
             kind_of_file = kind or tracking.kind(path)
-            gone = NewVersion(user_id=project.user_id, project_id=project.id, path=path, kind=kind_of_file)
-            yield from changes.add(gone)
+            deletion = NewVersion(user_id=project.user_id, project_id=project.id, path=path, kind=kind_of_file)
+            yield from changes.add(deletion)
+        elif gone is False and scan.untracks(path):
+            untracked.append(path)
     yield from changes.append()
     if changes.taken:
         yield from projects.remember_memory(project)
         yield from memory_usage.tell(project.user_id)
-    skipped = tuple((entry.path, entry.reason) for entry in changes.skipped)
-    return Capture(taken=tuple(changes.taken), skipped=skipped)
+    return Capture(
+        taken=tuple(changes.taken),
+        skipped=tuple((entry.path, entry.reason) for entry in changes.skipped),
+        untracked=tuple(untracked),
+        lookalikes=tuple((entry.path, entry.reason) for entry in scan.lookalikes),
+    )
+
+
+def _look_for(root: Root, path: str, skipped: list[Skipped]) -> Plan[bool | None]:
+    """Return whether a recorded file is gone; None if the call cannot tell. `skipped` gets what is odd at its path."""
+    reported = any(one.path == path for one in skipped)
+    try:
+        gone = yield from local(is_gone, root, path)
+        there = (yield from local(entry, root, path)) if gone and not reported else None
+    except FileProblem as problem:
+        if not reported:
+            skipped.append(Skipped(path=path, reason=str(problem)))
+        return None
+    if there is not None and not stat.S_ISDIR(there.st_mode) and not stat.S_ISLNK(there.st_mode):
+        skipped.append(Skipped(path=path, reason=str(not_a_regular_file(path, there.st_mode))))
+    return gone
 
 
 @define(kw_only=True)
@@ -197,7 +219,7 @@ def heads(projects: Sequence[Project]) -> Plan[list[Snapshot]]:
     ids = [project.id for project in projects]
     return (
         yield from many(
-            sql["heads_of_projects"], Snapshot, user_ids=[project.user_id for project in projects], project_ids=ids
+            sql["files_of_projects"], Snapshot, user_ids=[project.user_id for project in projects], project_ids=ids
         )
     )
 

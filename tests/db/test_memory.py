@@ -108,9 +108,11 @@ def test_one_known_import_that_became_odd_stops_no_capture(client: Any, folder: 
     os.mkfifo(folder / "docs.md")
     (folder / "CLAUDE.md").write_bytes(b"@docs.md two")
     taken = client.memory.capture(project)
-    assert [version.path for version in taken.taken] == ["CLAUDE.md"]
+    assert [(version.path, version.deleted) for version in taken.taken] == [("CLAUDE.md", False), ("docs.md", True)]
     assert [path for path, _ in taken.skipped] == ["docs.md"]
     assert "is a FIFO" in taken.skipped[0][1]
+    # The file is deleted now, so the next capture has nothing to say.
+    assert client.memory.capture(project).skipped == ()
 
 
 def test_a_missing_folder_is_not_a_deletion_of_everything(client: Any, folder: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from attrs import evolve
+from journaling import records
 
 from atlas_sdk import Atlas, Attribution, InvalidInput, Project
 from atlas_sdk._connect import new_id
@@ -18,7 +20,8 @@ from atlas_sdk._drive.cursor import arguments
 from atlas_sdk._drive.scope import Scope
 from atlas_sdk._heads import HeadCache
 from atlas_sdk._plan import Local, Plan, Query, Result
-from atlas_sdk.ops import checkpoints, memory
+from atlas_sdk.journal import ClientJournal, Journal
+from atlas_sdk.ops import checkpoints, delivery, memory
 
 BODY = b"".join(b"line %d of the rules\n" % n for n in range(30))
 
@@ -230,3 +233,26 @@ def test_a_transaction_that_ends_without_an_error_is_kept(atlas: Atlas, folder: 
         with suppress(InvalidInput):
             step.memory.snapshot(project, "d/" * 1500 + "x.md", b"x")
     assert atlas.memory.read(project, "CLAUDE.md") == b"one"
+
+
+@pytest.mark.parametrize("pair", [True], ids=["warm"], indirect=True)
+@pytest.mark.parametrize("other", ["deliver", "snapshot"])
+def test_two_deliveries_of_the_same_records_in_every_order(pair: Pair, tmp_path: Path, other: str) -> None:
+    """The other client delivers all records too, or delivers them first and then writes directly."""
+    for stepper in pair.both:
+        stepper.context = evolve(stepper.context, journal=ClientJournal(tmp_path / "home"))
+    keys = {"user_id": pair.project.user_id, "project_id": pair.project.id}
+    direct = [b"direct"] if other == "snapshot" else []
+
+    def run(choose: Callable[[], int]) -> None:
+        path = pair.new_file()
+        journal.append(records(b"1", None, b"2", path=path, **keys))
+        second = delivery.deliver() if other == "deliver" else memory.snapshot(pair.project, path, b"direct")
+        trace = pair.race(choose, delivery.deliver(), second)
+        assert pair.history(path) == [BODY, b"1", None, b"2", *direct], trace
+        assert journal.is_empty()
+
+    with Journal.open(tmp_path / "home") as journal:
+        assert interleavings(run) >= 6
+    for stepper in pair.both:
+        stepper.context.journal.close()

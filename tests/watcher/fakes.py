@@ -54,7 +54,7 @@ class FakeSink:
     def until(self, wanted: Event) -> list[Event]:
         """Wait for an event; return the events up to and with it."""
         seen: list[Event] = []
-        while wanted not in seen:
+        while seen[-1:] != [wanted]:
             seen.append(self._events.get(timeout=PATIENCE_S))
         return seen
 
@@ -68,6 +68,8 @@ class FakeBackend:
         self.watched: dict[WatchedFolder, tuple[int, int]] = {}
         #: Folders that cannot be watched, as paths in their project.
         self.refused: set[str] = set()
+        #: The places where a mount appeared or went.
+        self.mounts: frozenset[str] = frozenset()
         #: A function to call at the start of each `watch`.
         self.before_watch: Callable[[WatchedFolder], None] = lambda _: None
 
@@ -87,8 +89,15 @@ class FakeBackend:
         self.watched[place] = identity
         return Watching.KEPT if kept else Watching.NEW
 
+    def polled(self, place: WatchedFolder) -> str | None:
+        return "it is refused" if place.folder in self.refused else None
+
     def unwatch(self, place: WatchedFolder) -> None:
         self.watched.pop(place, None)
+
+    def remounted(self) -> frozenset[str]:
+        points, self.mounts = self.mounts, frozenset()
+        return points
 
     def stop(self) -> None:
         self.watched.clear()
@@ -143,6 +152,9 @@ class FakeJournal:
     def remember_projects(self, projects: Sequence[Project], *, complete: bool) -> None:
         assert complete
         self.remembered = list(projects)
+
+    def forget_heads(self, project: UUID) -> None:
+        self.known.pop(project, None)
 
     def heads(self) -> dict[UUID, list[KnownHead]]:
         return {project: list(known.values()) for project, known in self.known.items()}

@@ -250,5 +250,5 @@ def test_one_mention_of_the_same_folder_by_two_names_is_one(tmp_path: Path) -> N
     (tmp_path / "docs" / "AGENTS.md").write_text("x")
     (tmp_path / "CLAUDE.md").symlink_to("docs/../docs/AGENTS.md")
     with hold(tmp_path) as root:
-        aliases = scanning._aliases(root, Tracking().scan(root))
+        aliases = scanning._aliases(Tracking().scan(root))
     assert aliases == {"docs/AGENTS.md": ("CLAUDE.md",)}

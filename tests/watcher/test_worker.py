@@ -28,9 +28,10 @@ def test_an_event_is_read_after_it_settled(rig: Rig, app: Project, root: Path) -
 
 def test_files_that_are_no_memory_cost_nothing(rig: Rig, app: Project, root: Path) -> None:
     rig.event(app, "main.py")
-    rig.event(app, "src", is_folder=True)
+    rig.event(app, "src/main.py")
+    rig.event(app, "node_modules", is_folder=True)
     assert len(rig.queue) == 0
-    assert rig.queue.events == 2
+    assert rig.queue.events == 3
 
 
 def state_of(rig: Rig, project: Project, path: str = "CLAUDE.md") -> tuple[str, str | None]:
@@ -155,6 +156,19 @@ def test_start_without_the_database_goes_on_from_the_journal(rig: Rig, app: Proj
     assert last.atlas.contents(app, "CLAUDE.md") == [b"one", b"two", b"three"]
 
 
+def test_files_of_a_project_are_remembered_before_the_project(rig: Rig, app: Project, root: Path) -> None:
+    """A kill right after the first list of projects makes no version again, even if the database is away then."""
+    rig.journal.known.clear()
+    rig.journal.remembered.clear()
+    later = rig.restarted()
+    later.delivery.step()
+    rig.atlas.problem = DatabaseUnreachable("no connection")
+    last = later.restarted()
+    last.settle(1.0)
+    assert last.worker.status().ready
+    assert rig.journal.records == []
+
+
 def test_first_start_without_the_database_waits_for_the_list_of_projects(rig: Rig, root: Path) -> None:
     (root / "CLAUDE.md").write_text("one")
     project = rig.atlas.add(root)
@@ -171,7 +185,7 @@ def test_warm_start_reads_no_file(rig: Rig, app: Project, root: Path, monkeypatc
     (root / "notes.md").write_text("old")
     rig.event(app, "notes.md")
     rig.settle(1.0)
-    monkeypatch.setattr("watcher.capture._COARSEST_NS", -1)
+    monkeypatch.setattr("watcher.folder.COARSEST_NS", -1)
     rig.queue.overflowed()
     rig.settle(1.0)
     rig.drain()
