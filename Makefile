@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install test lint suite mutants race swaps bench clean
+.PHONY: help quickstart install test lint suite mutants race swaps kills bench clean
 
 # Quoted below, where the shell does not expand it.
 folder = $(patsubst ~,$(HOME),$(patsubst ~/%,$(HOME)/%,$(PROJECT)))
@@ -64,6 +64,9 @@ race: $(VENV)/.installed-test ## quotas against 64 processes, kill -9 and server
 
 swaps: $(VENV)/.installed-test ## as root: another user swaps folders for symlinks, 200 races; nothing outside is touched
 	$(BIN)/python -m benchmarks.race_folders --races 200 --seed 1
+
+kills: $(VENV)/.installed-test ## a watcher is killed 1,000 times while files change; nothing that it acknowledged is lost
+	$(BIN)/python -m benchmarks.race_kills --kills 1000 --seed 1
 
 bench: $(VENV)/.installed-bench ## us and our peers side by side in one run
 	$(BIN)/python -m benchmarks

@@ -81,6 +81,7 @@ class Delivery:
         self._known: set[UUID] = set(known)
         self._to_tidy: deque[UUID] = deque()
         self._problems: dict[str, None] = {}
+        self._stumbled_at = ""
         #: The number of records that were delivered since the start, and of errors.
         self.delivered = 0
         self.errors = 0
@@ -135,8 +136,8 @@ class Delivery:
         while self._deadline is None:
             try:
                 at = self.step()
-            except Exception:  # noqa: BLE001 - without this thread nothing is delivered
-                _log.exception("the delivery failed and goes on")
+            except Exception as error:  # noqa: BLE001 - without this thread nothing is delivered
+                self._stumbled(error)
                 self._schedule.failed(self._clock())
                 at = self._schedule.retry_at
             self._wait(at)
@@ -200,9 +201,11 @@ class Delivery:
         else:
             self._database.failed(error)
 
-    def _answered(self) -> None:
-        self._database.answered()
-        self._schedule.answered()
+    def _stumbled(self, error: Exception) -> None:
+        """Log an unexpected error, with its traceback if it is not the same as the last time."""
+        if repr(error) != self._stumbled_at:
+            self._stumbled_at = repr(error)
+            _log.error("the delivery failed and goes on", exc_info=error)
 
     def _work(self, now: float) -> bool:
         if self._schedule.is_listing_due(now):
@@ -213,6 +216,7 @@ class Delivery:
         for user in self._schedule.users_to_measure(now):
             self._measure(user)
         self._maintain(now)
+        self._schedule.answered()
         return more
 
     def finish(self, deadline: float) -> None:
@@ -238,7 +242,7 @@ class Delivery:
     def _list(self) -> None:
         began = time.thread_time()
         found = self._database.atlas.projects.list()
-        self._answered()
+        self._database.answered()
         projects = {project.id: project for project in found}
         if projects != self._projects or not self._is_listed:
             fresh = [project for project in found if project.id not in self._known]
@@ -275,7 +279,7 @@ class Delivery:
         if self._journal.is_empty():
             return False
         done = self._database.atlas.memory.deliver(limit=_RECORDS)
-        self._answered()
+        self._database.answered()
         self.delivered += done.delivered
         self._problems = dict.fromkeys(one for one in self._problems if one in done.problems)
         for problem in done.problems:

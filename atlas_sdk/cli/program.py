@@ -20,6 +20,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "init": ("init", "Protect a folder: register it and capture its memory files."),
     },
     "Protect": {
+        "files": ("files", "List the memory files and the rule that tracks each one."),
         "status": ("status", "Tell for every memory file whether it is protected now."),
         "snapshot": ("snapshot", "Capture what changed."),
         "checkpoint": ("checkpoints", "Name the state of all memory files."),

@@ -219,6 +219,8 @@ def test_unexpected_error_is_told_and_does_not_end_the_thread(
         broken.setattr(store, "list", lambda: 1 // 0)
         delivery = start(retry_s=0.01, retry_most_s=0.01)
         until(lambda: "the delivery failed and goes on" in caplog.text, "the error is told")
+        time.sleep(0.05)
+        assert caplog.text.count("Traceback") == 1
     put(journal, b"one")
     delivery.appended([])
     until(lambda: store.taken == [b"one"], "the version is delivered")
