@@ -85,6 +85,12 @@ class Popen(subprocess.Popen[Any]):
         self._child_created = True
         self._close_pipe_fds(*standard)
 
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Wait for the end of the program. After a failure of the test, kill it, because nobody else will end it."""
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)  # type: ignore[arg-type]
+
     def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
         if self._status is None:
             return super()._internal_poll(_deadstate)  # type: ignore[misc,no-any-return]

@@ -85,7 +85,7 @@ def test_interrupted_demo_leaves_nothing(atlasctl, place, number, when):
 
 
 def test_watch_captures_until_it_is_told_to_stop(app, cli, atlasctl):
-    with programs.Popen([atlasctl, "watch"], stderr=subprocess.PIPE) as running:
+    with programs.Popen([atlasctl, "watch"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as running:
         deadline = time.monotonic() + PATIENCE_S
         while not cli("status", "--json").record["watcher"].get("ready"):
             assert time.monotonic() < deadline
