@@ -21,6 +21,7 @@ from atlas_sdk._connect import new_id
 from atlas_sdk._drive.arrays import ArrayDumper
 from atlas_sdk._plan import Array
 from atlas_sdk.model.blobs import sha256_of
+from atlas_sdk.ops.append import append_in_turn
 from atlas_sdk.ops.append_many import append_many
 from atlas_sdk.ops.new_version import NewVersion, Refused
 
@@ -154,22 +155,18 @@ def test_a_version_has_the_time_of_its_capture(client: Any, stepper: Stepper, fo
     # Nothing is in the future, and nothing is older than what it follows.
     assert stored[0] == stored[1] < late - timedelta(hours=1)
     assert [one.created_at for one in made] == [*times("a"), *stored]
+    stepper.run(append_many([version(project, "b", b"2", captured_at=early)]))
+    assert times("b") == [*stored, stored[1]]
     # One by one it is the same; a version without a time of capture is of now.
     for path, captured_at in (("a", early), ("a", None), ("c", early)):
         stepper.context.heads.clear()
         new = version(project, path, new_id().bytes, captured_at=captured_at, snapshot_id=new_id())
-        stepper.run(memory_in_turn(new))
+        stepper.run(append_in_turn(new))
     assert times("a")[3] == early + timedelta(minutes=5)
     assert times("a")[4] > early + timedelta(hours=1)
     assert times("c") == [early]
     with pytest.raises(InvalidInput, match="time zone"):
         version(project, "a", b"1", captured_at=datetime(2026, 1, 1))  # noqa: DTZ001
-
-
-def memory_in_turn(new: NewVersion) -> Any:
-    from atlas_sdk.ops.append import append_in_turn
-
-    return append_in_turn(new)
 
 
 def test_what_is_refused_does_not_stop_the_others(client: Any, stepper: Stepper, folder: Path) -> None:

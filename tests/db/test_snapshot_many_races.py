@@ -15,6 +15,7 @@ from test_races import Stepper, interleavings
 from atlas_sdk import Atlas
 from atlas_sdk._connect import new_id
 from atlas_sdk.ops import memory
+from atlas_sdk.ops.append import append_in_turn
 from atlas_sdk.ops.append_many import append_many
 from atlas_sdk.ops.snapshot_many import snapshot_many
 
@@ -53,6 +54,12 @@ def test_a_version_that_is_sent_again_is_not_stored_again(
     more = version(project, "n", b"3", snapshot_id=new_id())
     assert [one is None for one in stepper.run(append_many([*batch, more]))] == [True] * 5 + [False]
     assert contents(client, project, "n") == [b"1", b"2", None, b"3"]
+    # Alone it is the same.
+    again = version(project, "n", b"3", snapshot_id=new_id())
+    for content in (b"4", b"5"):
+        assert stepper.run(append_in_turn(again)) is None
+        client.memory.snapshot(project, "n", content)
+    assert contents(client, project, "n") == [b"1", b"2", None, b"3", b"4", b"5"]
 
 
 def test_two_deliveries_and_a_direct_writer_in_every_order(dsn: str, atlas: Atlas, folder: Path) -> None:
@@ -95,16 +102,19 @@ def test_what_others_write_meanwhile_comes_first(dsn: str, atlas: Atlas, folder:
             ran = [first.step() for _ in range(moment) if not first.done]
             second.run(memory.snapshot(project, taken, b"direct"))
             second.run(memory.snapshot(project, names[1], b"direct"))
+            # This one writes what the batch is about to write.
+            second.run(memory.snapshot(project, names[2], b"1"))
             second.context.heads.clear()
             while not first.done:
                 first.step()
-            assert all(first.result)
             found = [contents(atlas, project, name) for name in names]
-            assert found[2] == [b"0", b"1", b"2"]
             if "memory.put_many" in ran:
+                assert all(first.result)
+                assert found[2] == [b"0", b"1", b"2", b"1"]
                 assert found[:2] == [[b"0", b"1", b"2", b"direct"], [b"1", b"2", b"direct"]]
                 break
-            assert found[:2] == [[b"0", b"direct", b"1", b"2"], [b"direct", b"1", b"2"]]
+            assert [one is None for one in first.result] == [False] * 4 + [True, False]
+            assert found == [[b"0", b"direct", b"1", b"2"], [b"direct", b"1", b"2"], [b"0", b"1", b"2"]]
         assert ran[0] == "memory.heads"
         assert ran[-1] == "memory.put_many"
 
