@@ -25,6 +25,7 @@ from benchmarks.startup import startup
 from benchmarks.streams import streams
 from benchmarks.table import Row, render
 from benchmarks.unchanged import unchanged
+from benchmarks.watching import watching
 
 #: The parts of the table by name: a title, and the measurement.
 SECTIONS: dict[str, tuple[str, Callable[[Bench], list[Row]]]] = {
@@ -41,6 +42,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Bench], list[Row]]]] = {
     "growth": ("A tenant that grows", growth),
     "startup": ("Start-up", startup),
     "bulk": ("Bulk", bulk),
+    "watching": ("The watcher", watching),
 }
 
 _RATIO = "ratio: ours / peer; of times whose target is ≥, peer / ours"

@@ -23,7 +23,7 @@ class Watching(Enum):
     KEPT = "kept"
     #: The folder does not exist.
     GONE = "gone"
-    #: The folder cannot be watched: poll it instead.
+    #: The folder cannot be watched; `Backend.polled` has the reason.
     REFUSED = "refused"
 
 
@@ -51,27 +51,14 @@ class Backend(Protocol):
     def watch(self, place: WatchedFolder, path: str) -> Watching:
         """Watch a folder, not the folders below it. A repeated call is cheap, and notices a new folder at the path."""
 
+    def polled(self, place: WatchedFolder) -> str | None:
+        """Return the reason why the daemon must poll a folder; None if the events of the last `watch` are enough."""
+
     def unwatch(self, place: WatchedFolder) -> None:
         """Stop watching a folder; do nothing for a folder that is not watched."""
 
+    def remounted(self) -> frozenset[str]:
+        """Return the absolute paths where a mount appeared or went since the last call. No event reports this."""
+
     def stop(self) -> None:
         """Stop delivering events."""
-
-
-class Polling:
-    """A backend without events: the daemon polls every folder."""
-
-    name = "poll"
-
-    def start(self, sink: Sink) -> None:
-        """Do nothing: there are no events."""
-
-    def watch(self, place: WatchedFolder, path: str) -> Watching:  # noqa: ARG002 - the same answer for all
-        """Return `REFUSED`, so that the daemon polls the folder."""
-        return Watching.REFUSED
-
-    def unwatch(self, place: WatchedFolder) -> None:
-        """Do nothing: there are no events."""
-
-    def stop(self) -> None:
-        """Do nothing: there are no events."""

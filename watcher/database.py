@@ -36,7 +36,7 @@ class Database:
         can_migrate = isinstance(error, SchemaMismatch) and error.migratable
         problem = f"{error}; run: atlasctl db migrate" if can_migrate else str(error)
         if self.status.ok or self.status.problem != problem:
-            _log.warning("%s; changes are stored when the database is back", problem)
+            _log.warning("%s; changes are saved on this machine until the database is back", problem)
             since = self.status.since if self.status.problem is not None else datetime.now(UTC)
             self.status = DatabaseStatus(ok=False, problem=problem, since=since)
 

@@ -42,6 +42,8 @@ class Timing:
     sweep_s: float = 60.0
     #: Between two comparisons of a folder that cannot be watched.
     poll_s: float = 2.0
+    #: Between two looks at the mounts, if the worker is awake. A mount over a watched folder hides it without an event.
+    mounts_s: float = 2.0
     #: Between two checks whether a lost project is back.
     lost_s: float = 0.5
     #: A new folder without memory files in a project's place counts as the mount point of an unmounted disk for this
@@ -55,14 +57,18 @@ class Timing:
     #: The longest time between two writes of a status that is expensive to write. It is less than `status.FRESH_S`,
     #: because a daemon with an older status counts as hung.
     heartbeat_most_s: float = 20.0
-    #: Between two attempts to reach the database: first `retry_s`, then doubled each time up to `retry_most_s`.
+    #: Between two attempts to reach the database, or to write the journal: first `retry_s`, then doubled each time up
+    #: to `retry_most_s`.
     retry_s: float = 0.25
     retry_most_s: float = 5.0
+    #: Between two looks for records that other processes have put into the journal.
+    journal_s: float = 1.0
     #: Before the first check whether maintenance is due, and between two checks: 0.5 to 1.5 times this long.
     maintenance_first_s: float = 120.0
     maintenance_s: float = 900.0
-    #: After SIGTERM, for storing the remaining changes; the scan of the next start finds the rest.
-    drain_s: float = 10.0
+    #: After SIGTERM, for putting the remaining changes into the journal and for delivering them. The scan of the next
+    #: start finds what is not in the journal, and the next start delivers what is.
+    drain_s: float = 5.0
 
     def settle_s(self, change: ChangeKind) -> float:
         """Return the seconds to wait after a change of this kind."""
@@ -103,6 +109,10 @@ class Debouncer:
 
     def __len__(self) -> int:
         return len(self._pending)
+
+    def waiting(self) -> dict[Key, float]:
+        """Return the paths that wait, each with the time of its first change."""
+        return {key: due.first for key, due in self._pending.items()}
 
     def mark(self, key: Key, change: ChangeKind, now: float) -> float:
         """Note a change; return the time at which the key is due."""

@@ -7,7 +7,7 @@ from typing import Protocol
 from uuid import UUID
 
 from watcher.backend import WatchedFolder
-from watcher.debounce import ChangeKind, Debouncer, Due, Timing
+from watcher.debounce import ChangeKind, Debouncer, Due, Key, Timing
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class EventQueue:
         #: The time at which the worker wakes up by itself; None while it works.
         self._sleeps_until: float | None = None
         self._overflows = 0
+        self._messages: list[Callable[[], None]] = []
         self._stopping = False
         self._events = 0
         #: The worker replaces the mapping and never changes it, so other threads may read it without the lock.
@@ -45,6 +46,11 @@ class EventQueue:
     def events(self) -> int:
         """The number of events so far, also of files that are not tracked."""
         return self._events
+
+    @property
+    def has_messages(self) -> bool:
+        """True when a function waits for the worker's thread."""
+        return bool(self._messages)
 
     @property
     def stopping(self) -> bool:
@@ -88,6 +94,12 @@ class EventQueue:
             if self._sleeps_until is not None and at < self._sleeps_until:
                 self._changed.notify()
 
+    def post(self, message: Callable[[], None]) -> None:
+        """Let the worker's thread call a function in its next step."""
+        with self._changed:
+            self._messages.append(message)
+            self._changed.notify()
+
     def stop(self) -> None:
         """Ask the worker to end. A signal's handler may call this."""
         with self._changed:
@@ -97,9 +109,9 @@ class EventQueue:
     # Only the worker calls the methods below.
 
     def wait(self, until: float) -> None:
-        """Wait until a path is due, events are lost or `stop` is called, but not longer than until the time `until`."""
+        """Wait until a path is due, events are lost, or `post` or `stop` is called; at most until the time `until`."""
         with self._changed:
-            while not (self._stopping or self._overflows):
+            while not (self._stopping or self._overflows or self._messages):
                 due = self._debouncer.next_at()
                 self._sleeps_until = until if due is None else min(until, due)
                 left_s = self._sleeps_until - self._clock()
@@ -109,7 +121,7 @@ class EventQueue:
             self._sleeps_until = None
 
     def wait_for_stop(self, until: float) -> None:
-        """Wait until `stop` is called or the time is `until`, even if a path is due: nothing can be stored now."""
+        """Wait until `stop` is called or the time is `until`, even if a path is due: the worker has failed."""
         with self._changed:
             while not self._stopping and (left_s := until - self._clock()) > 0:
                 self._changed.wait(left_s)
@@ -128,6 +140,17 @@ class EventQueue:
         """Drop every path of a project."""
         with self._changed:
             self._debouncer.forget(project)
+
+    def waiting(self) -> dict[Key, float]:
+        """Return the paths that wait, each with the time of its first change."""
+        with self._changed:
+            return self._debouncer.waiting()
+
+    def take_messages(self) -> list[Callable[[], None]]:
+        """Return the functions that other threads have posted since the last call."""
+        with self._changed:
+            messages, self._messages = self._messages, []
+            return messages
 
     def take_overflows(self) -> int:
         """Return the number of overflows since the last call."""

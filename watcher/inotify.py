@@ -33,6 +33,9 @@ _MASK: Final = (
 )
 #: `add_callback` returns this for a folder that may not be read, instead of an error.
 _NO_ACCESS: Final = -1
+#: The reasons for polling a folder.
+_UNREADABLE: Final = "it may not be read, so it cannot be watched: let the user who runs Atlas read it"
+_LIMIT: Final = "the limit on watches is reached: raise it with sysctl fs.inotify.max_user_watches=1048576"
 
 
 class Inotify:
@@ -46,6 +49,8 @@ class Inotify:
         #: The watched folders by watch descriptor and callback id. Two projects in one folder share a descriptor.
         self._places: dict[int, dict[int, WatchedFolder]] = {}
         self._held: dict[WatchedFolder, tuple[int, int]] = {}
+        #: The folders that cannot be watched, each with the reason.
+        self._refused: dict[WatchedFolder, str] = {}
         self._ids = itertools.count(1)
         self._told_of_limit = False
         self._stopped = False
@@ -67,11 +72,13 @@ class Inotify:
                 wd, number = self._add(path)
             except OSError as error:
                 self._drop(place)
-                return self._explain(path, error)
+                return self._explain(place, path, error)
             if wd == _NO_ACCESS:
                 self._remove(wd, number)
                 self._drop(place)
+                self._refused[place] = _UNREADABLE
                 return Watching.REFUSED
+            self._refused.pop(place, None)
             if self._held.get(place, (None,))[0] == wd:
                 self._remove(wd, number)
                 return Watching.KEPT
@@ -80,10 +87,18 @@ class Inotify:
             self._places.setdefault(wd, {})[number] = place
             return Watching.NEW
 
+    def polled(self, place: WatchedFolder) -> str | None:
+        """Return the reason why a folder cannot be watched."""
+        return self._refused.get(place)
+
     def unwatch(self, place: WatchedFolder) -> None:
         """Stop watching a folder."""
         with self._lock:
             self._drop(place)
+
+    def remounted(self) -> frozenset[str]:
+        """Return nothing: this backend does not know the mounts."""
+        return frozenset()
 
     def stop(self) -> None:
         """Close the inotify instance and wait for its thread."""
@@ -137,6 +152,7 @@ class Inotify:
         return self._fd.add_callback(os.fsencode(path), Mask(_MASK), self, number), number
 
     def _drop(self, place: WatchedFolder) -> None:
+        self._refused.pop(place, None)
         held = self._held.pop(place, None)
         if held is not None:
             wd, number = held
@@ -150,10 +166,11 @@ class Inotify:
 
         self._fd.remove_callbacks([(WatchDescriptor(wd), CallbackId(number))])
 
-    def _explain(self, path: str, error: OSError) -> Watching:
+    def _explain(self, place: WatchedFolder, path: str, error: OSError) -> Watching:
         if error.errno in {errno.ENOENT, errno.ENOTDIR}:
             return Watching.GONE
         if error.errno == errno.ENOSPC:
+            self._refused[place] = _LIMIT
             if not self._told_of_limit:
                 self._told_of_limit = True
                 _log.warning(
@@ -161,5 +178,6 @@ class Inotify:
                     "raise it with: sysctl fs.inotify.max_user_watches=1048576"
                 )
         else:
+            self._refused[place] = f"it cannot be watched: {os.strerror(error.errno or errno.EIO).lower()}"
             _log.warning("cannot watch %s: %s; it is polled every few seconds instead", path, error.strerror)
         return Watching.REFUSED

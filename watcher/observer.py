@@ -1,5 +1,6 @@
 """The backend for macOS and Windows: watchdog's `Observer`."""
 
+import errno
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ class Observing:
         self._observer: BaseObserver = Observer()
         self._handlers: dict[str, _Handler] = {}
         self._paths: dict[WatchedFolder, str] = {}
+        #: The folders that cannot be watched, each with the reason.
+        self._refused: dict[WatchedFolder, str] = {}
 
     def start(self, sink: Sink) -> None:
         """Start the observer's thread."""
@@ -44,8 +47,9 @@ class Observing:
         except (FileNotFoundError, NotADirectoryError):
             self.unwatch(place)
             return Watching.GONE
-        except OSError:
-            return Watching.REFUSED
+        except OSError as error:
+            return self._refuse(place, error)
+        self._refused.pop(place, None)
         identity = (found.st_dev, found.st_ino)
         handler = self._handlers.get(path)
         if handler is not None and (handler.identity != identity or not self._alive(handler.watch)):
@@ -56,9 +60,9 @@ class Observing:
             handler = _Handler(self._sink, path, identity, self._handlers.get(path))
             try:
                 handler.watch = self._observer.schedule(handler, path, recursive=False)
-            except OSError:
+            except OSError as error:
                 self._handlers.pop(path, None)
-                return Watching.REFUSED
+                return self._refuse(place, error)
             self._handlers[path] = handler
             handler.add(place)
             self._paths[place] = path
@@ -69,8 +73,13 @@ class Observing:
         self._paths[place] = path
         return Watching.NEW
 
+    def polled(self, place: WatchedFolder) -> str | None:
+        """Return the reason why a folder cannot be watched."""
+        return self._refused.get(place)
+
     def unwatch(self, place: WatchedFolder) -> None:
         """Stop watching a folder."""
+        self._refused.pop(place, None)
         path = self._paths.pop(place, None)
         handler = None if path is None else self._handlers.get(path)
         if path is None or handler is None:
@@ -80,10 +89,18 @@ class Observing:
             del self._handlers[path]
             self._observer.unschedule(handler.watch)
 
+    def remounted(self) -> frozenset[str]:
+        """Return nothing: this backend does not know the mounts."""
+        return frozenset()
+
     def stop(self) -> None:
         """Stop the observer and wait for its thread."""
         self._observer.stop()
         self._observer.join()
+
+    def _refuse(self, place: WatchedFolder, error: OSError) -> Watching:
+        self._refused[place] = f"it cannot be watched: {os.strerror(error.errno or errno.EIO).lower()}"
+        return Watching.REFUSED
 
     def _alive(self, watch: "ObservedWatch") -> bool:
         return any(emitter.watch == watch and emitter.is_alive() for emitter in self._observer.emitters)

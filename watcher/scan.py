@@ -2,61 +2,23 @@
 
 import logging
 import os
+import stat
+import time
 from collections.abc import Iterator
 
-from atlas_sdk import Atlas, AtlasError, FileProblem, InvalidInput, Tracking
-from atlas_sdk.files import Root, Scan, entry, link_target, signature
+from atlas_sdk import AtlasError, FileProblem, InvalidInput, Tracking
+from atlas_sdk.files import Root, Scan, entry, is_gone, trace
 from watcher.backend import Backend, WatchedFolder, Watching
 from watcher.debounce import ChangeKind
-from watcher.folder import Folder, Known
+from watcher.folder import Folder, is_recent
 
 _log = logging.getLogger(__name__)
 
 #: When a scan finds new folders, it lists the project again, at most this many times. Later events and sweeps find the
 #: other changes.
 _ROUNDS = 10
-
-
-def load(folder: Folder, atlas: Atlas) -> None:
-    """Fill `folder.known` from the database, once. Entries have no signature, so the first scan hashes every file."""
-    if folder.loaded:
-        return
-    for version in atlas.memory.files(folder.project):
-        if version.sha256 is not None:
-            folder.known[version.path] = Known(
-                signature=None,
-                sha256=version.sha256,
-                mode=version.mode,
-                link=version.link,
-                protected_since=version.created_at,
-            )
-    folder.loaded = True
-
-
-def stale_paths(folder: Folder, atlas: Atlas) -> Iterator[str]:
-    """Compare `folder.known` with the stored versions; yield the files that differ.
-
-    A failed restore, or another client, may store a newest version that differs from the file on the disk, and no event
-    reports this. The function also yields a file whose content is not stored because it was over the size limit, if the
-    file is within the limit now.
-    """
-    stored = {version.path: version for version in atlas.memory.files(folder.project)}
-    for path, known in folder.known.items():
-        version = stored.pop(path, None)
-        if (
-            version is None
-            or (version.sha256, version.mode, version.link) != (known.sha256, known.mode, known.link)
-            or (version.kept is False and version.size <= folder.tracking.limit_bytes)
-        ):
-            yield path
-    for path, version in stored.items():
-        # Skip a file that is not on the disk: a client may have stored its content without a file.
-        if not version.deleted and _is_tracked(folder, path) and entry(folder.pinned, path) is not None:
-            yield path
-
-
-def _is_tracked(folder: Folder, path: str) -> bool:
-    return path in folder.imports or folder.tracking.wants(path)
+#: The most folders to watch only because memory was in them once.
+_MOST_FORMER = 100
 
 
 def scan(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, ChangeKind]]:
@@ -71,19 +33,13 @@ def scan(folder: Folder, root: Root, backend: Backend) -> Iterator[tuple[str, Ch
     folder.tracking, problem = _tracking(folder, root)
     found = _watch_and_list(folder, root, backend)
     folder.leftovers = found.leftovers
-    skipped = {one.path: one.reason for one in found.skipped}
+    skipped = {one.path: one.reason for one in (*found.skipped, *found.dangling)}
     if problem is not None:
         skipped[""] = problem
     for path in found.paths:
-        try:
-            seen = signature(root, path)
-        except AtlasError as error:
-            skipped[path] = str(error)
-            continue
+        seen = found.seen[path]
         known = folder.known.get(path)
-        if seen is None:
-            yield path, ChangeKind.VANISHED
-        elif known is None and not first:
+        if known is None and not first:
             # The file is new, and its writer may not be done.
             yield path, ChangeKind.CHANGED
         elif known is None or known.signature is None or known.signature != seen or path in folder.problems:
@@ -97,7 +53,17 @@ def unwatch(folder: Folder, backend: Backend) -> None:
     for name in folder.folders:
         backend.unwatch(WatchedFolder(folder.id, name))
     folder.folders = {}
-    folder.unwatched = frozenset()
+    folder.unwatched = {}
+
+
+def watch_again(folder: Folder, backend: Backend) -> None:
+    """Try again to watch the folders that are polled. One that is watched now differs from its stamp, so it is scanned.
+
+    A network file system is watched and polled.
+    """
+    for name in folder.unwatched:
+        if backend.watch(WatchedFolder(folder.id, name), folder.path_of(name)) is Watching.NEW:
+            folder.folders[name] = None
 
 
 def _watch_and_list(folder: Folder, root: Root, backend: Backend) -> Scan:
@@ -105,32 +71,61 @@ def _watch_and_list(folder: Folder, root: Root, backend: Backend) -> Scan:
     wanted = {"", *folder.folders}
     for _ in range(_ROUNDS):
         _watch(folder, backend, wanted)
+        began_ns = time.time_ns()
         # Take the stamps before the listing, so that a change during the listing makes them differ.
-        stamps = {name: folder.stamp(name) for name in wanted}
+        stamps = {name: folder.trusted_stamp(name) for name in wanted}
         found = folder.tracking.scan(root)
-        aliases = _aliases(root, found)
-        wanted = {*found.directories, *(path.rpartition("/")[0] for path in aliases)}
+        wanted = {"", *found.directories}
         if not found.complete:
             # Keep the folders of the last scan: a folder that was not searched this time may still exist.
             wanted |= folder.folders.keys()
+        awaited, folders = _former(folder, root, wanted)
+        wanted |= folders
         if wanted <= stamps.keys():
             break
     for name in folder.folders.keys() - wanted:
         backend.unwatch(WatchedFolder(folder.id, name))
-    folder.aliases = aliases
+        folder.unwatched.pop(name, None)
+    folder.awaited = found.awaited | awaited
+    folder.awaits_more = found.awaits_more
+    folder.aliases = _aliases(found)
     folder.imports = frozenset(path for path in found.paths if not folder.tracking.wants(path))
-    folder.unwatched &= wanted
     folder.folders = {name: stamps.get(name) for name in wanted}
+    folder.searched = {
+        name: None if is_recent(stamp[2], began_ns) else stamp for name, stamp in found.unwatched.items()
+    }
     return found
+
+
+def _former(folder: Folder, root: Root, wanted: set[str]) -> tuple[set[str], set[str]]:
+    """Return the paths to await, and the folders to watch, for the folders where memory was once."""
+    held = {path.rpartition("/")[0] for path in (*folder.imports, *folder.aliases)}
+    folder.former.update(dict.fromkeys(held - wanted))
+    for name in [name for name in folder.former if name in wanted]:
+        del folder.former[name]
+    for name in list(folder.former)[:-_MOST_FORMER]:
+        del folder.former[name]
+    awaited: set[str] = set()
+    folders: set[str] = set()
+    for name in folder.former:
+        way = trace(root, name, follow=False)
+        if way.blocked is None and way.found is not None and stat.S_ISDIR(way.found.st_mode) and way.path == name:
+            folders.add(name)
+        else:
+            awaited.add(way.path)
+            folders.add(way.path.rpartition("/")[0])
+    return awaited, folders
 
 
 def _watch(folder: Folder, backend: Backend, names: set[str]) -> None:
     for name in sorted(names):
-        watching = backend.watch(WatchedFolder(folder.id, name), folder.path_of(name))
-        if watching is Watching.REFUSED:
-            folder.unwatched |= {name}
+        place = WatchedFolder(folder.id, name)
+        watching = backend.watch(place, folder.path_of(name))
+        reason = None if watching is Watching.GONE else backend.polled(place)
+        if reason is not None:
+            folder.unwatched[name] = reason
         else:
-            folder.unwatched -= {name}
+            folder.unwatched.pop(name, None)
         # Add the folder at once, because its first events may come before the end of the scan.
         folder.folders.setdefault(name, None)
 
@@ -167,39 +162,47 @@ def _tracking(folder: Folder, root: Root) -> tuple[Tracking, str | None]:
         return folder.tracking, str(error)
 
 
-def _aliases(root: Root, found: Scan) -> dict[str, tuple[str, ...]]:
-    """Return the tracked symlinks by target, because a write to the target is no event in the symlink's folder."""
+def _aliases(found: Scan) -> dict[str, tuple[str, ...]]:
+    """Return the files to look at when another path changes, because no event names them.
+
+    A write to the target of a symlink is no event in the symlink's folder, and a write to a file with several names is
+    an event for one name only.
+    """
     aliases: dict[str, tuple[str, ...]] = {}
-    for path in found.paths:
-        try:
-            inside = link_target(root, path)
-        except AtlasError:
-            # The symlink changed since the listing. The worker reports the problem when it looks at the symlink.
-            continue
-        if inside is not None:
-            aliases[inside] = (*aliases.get(inside, ()), path)
+    for path, target in found.targets.items():
+        aliases[target] = (*aliases.get(target, ()), path)
+    for names in found.hard_links:
+        for name in names:
+            others = (other for other in names if other != name and other not in aliases.get(name, ()))
+            aliases[name] = (*aliases.get(name, ()), *others)
     return aliases
 
 
 def _missing(folder: Folder, root: Root, found: Scan, skipped: dict[str, str]) -> Iterator[tuple[str, ChangeKind]]:
-    present = set(found.paths)
-    for path in [path for path in folder.known if path not in present and path not in skipped]:
+    folder.untracked.difference_update(found.seen)
+    for path in [path for path in (*folder.known, *folder.untracked) if path not in found.seen]:
         try:
-            seen = signature(root, path)
+            gone = is_gone(root, path)
         except AtlasError as error:
-            # The path has another kind of file, or its folder cannot be read. The file does not count as deleted.
-            skipped[path] = str(error)
+            # The path leads out of the project, or its folder cannot be read. The file does not count as deleted.
+            skipped.setdefault(path, str(error))
             continue
-        if seen is None:
+        if gone:
+            if path in folder.untracked:
+                # The entry is not in `known` any more, so let the worker record the end in any case.
+                folder.untracked.discard(path)
+                folder.stale.add(path)
             yield path, ChangeKind.VANISHED
-        elif found.complete:
+        elif found.untracks(path):
             # The file exists but is not tracked any more: the settings or an import changed.
-            del folder.known[path]
+            folder.known.pop(path, None)
+            folder.untracked.add(path)
 
 
 def _note(folder: Folder, found: Scan, skipped: dict[str, str]) -> None:
+    dangling = {one.path for one in found.dangling}
     for path, reason in skipped.items():
-        if folder.note(path, reason):
+        if folder.note(path, reason, state="deleted" if path in dangling else "unreadable"):
             _log.warning("%s: %s", folder.root, reason)
     # Keep the problem of a listed file: the worker removes the problem when it reads the file.
     for path in folder.problems.keys() - skipped.keys() - set(found.paths):

@@ -1,20 +1,22 @@
 """Decide when the worker does each task, with a table of times and of the work that waits for its turn.
 
-The caller passes the time; nothing here reads a clock, a file or the database. Files that changed are not in this
-table: they wait in the `EventQueue`, and its `Debouncer` decides when they are due.
+The caller passes the time; nothing here reads a clock or a file. Files that changed are not in this table: they wait in
+the `EventQueue`, and its `Debouncer` decides when they are due.
 """
 
 import math
-import random
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from uuid import UUID
 
 from watcher.debounce import Timing
 
-#: The most projects to compare by `stat` in one batch, and the most users to measure: a batch takes some milliseconds.
+#: The most projects to compare by `stat` in one batch, which takes some milliseconds.
 _BATCH = 20
+#: The time between two rounds of polling, for each polled project: ten times what comparing one takes, so that polling
+#: takes a tenth of a core at most.
+_POLL_S = 0.0005
 #: A task that is repeated may use this share of one core's time at most.
 _SHARE = 0.005
 
@@ -22,80 +24,57 @@ _SHARE = 0.005
 class Scheduler:
     """The table of the worker's tasks, and of the times when they are due.
 
-    `scans`, `sweep` and `users_to_measure` yield the items of one batch. An item stays in its list until the caller
-    asks for the next item. So if the work on an item raises an error, a later batch yields this item again.
+    `scans` and `sweep` yield the items of one batch. An item stays in its list until the caller asks for the next item.
+    So if the work on an item raises an error, a later batch yields this item again.
     """
 
-    def __init__(self, timing: Timing, *, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(self, timing: Timing) -> None:
         self._timing = timing
-        self._jitter = jitter
-        self._projects_at = 0.0
         #: Infinite at first: no sweep begins before the projects are known.
         self._sweep_at = math.inf
-        self._compare_at = 0.0
         self._poll_at = 0.0
         self._lost_at = 0.0
+        self._mounts_at = 0.0
         self._status_at = 0.0
         self._heartbeat_at = 0.0
-        self._maintenance_at = math.inf
-        self._pause_s = timing.retry_s
-        #: The worker does not ask the database before this time.
-        self.retry_at = 0.0
         #: True when the status differs from the one that was written last.
         self.news = True
         self._to_scan: dict[UUID, None] = {}
         self._to_sweep: deque[UUID] = deque()
-        #: Projects that this sweep still has to compare with the database.
-        self._to_compare: set[UUID] = set()
+        self._to_poll: deque[UUID] = deque()
         self._lost: set[UUID] = set()
         self._unwatched: set[UUID] = set()
-        #: Users with new versions since the last sweep, and users whose memory this sweep still has to measure.
-        self._grown: set[UUID] = set()
-        self._to_measure: deque[UUID] = deque()
+
+    @property
+    def has_scans(self) -> bool:
+        """True when a scan waits."""
+        return bool(self._to_scan)
 
     @property
     def has_backlog(self) -> bool:
-        """True when a scan, a sweep or a measurement waits."""
-        return bool(self._to_scan or self._to_sweep or self._to_measure)
+        """True when a scan or a sweep waits."""
+        return bool(self._to_scan or self._to_poll or self._to_sweep)
 
     def next_at(self, now: float) -> float:
         """Return the time at which the next task is due. A file that changes may be due earlier."""
-        times = [self._heartbeat_at, self._status_at if self.news else math.inf]
-        if now < self.retry_at:
-            return min(*times, self.retry_at)
-        times += [self._projects_at, self._sweep_at, self._maintenance_at]
+        times = [self._heartbeat_at, self._status_at if self.news else math.inf, self._sweep_at]
+        if self.has_backlog:
+            times.append(now)
         times.append(self._lost_at if self._lost else math.inf)
         times.append(self._poll_at if self._unwatched else math.inf)
         return min(times)
 
-    # The database.
-
-    def database_failed(self, now: float) -> None:
-        """Delay the next question to the database, by a pause that doubles with each failure."""
-        self.retry_at = now + self._pause_s
-        self._pause_s = min(2 * self._pause_s, self._timing.retry_most_s)
-
-    def database_answered(self) -> None:
-        """Note that the database has answered, so that no pause before the next question is needed."""
-        self.retry_at = 0.0
-        self._pause_s = self._timing.retry_s
-
     # Projects.
 
-    def is_listing_due(self, now: float) -> bool:
-        """Return whether it is time to read the list of projects."""
-        return now >= self._projects_at
-
-    def listed(self, now: float, *, cpu_s: float) -> None:
-        """Note that the list of projects was read. The CPU time of this read delays the next one."""
-        self._projects_at = now + max(self._timing.projects_s, cpu_s / _SHARE)
+    def started(self, now: float) -> None:
+        """Note that the projects are known. The first sweep is due a while later."""
         if self._sweep_at == math.inf:
             self._sweep_at = now + self._timing.sweep_s
 
     def forget(self, project: UUID) -> None:
         """Drop everything about a project."""
         self._to_scan.pop(project, None)
-        for projects in (self._lost, self._unwatched, self._to_compare):
+        for projects in (self._lost, self._unwatched):
             projects.discard(project)
 
     def lost(self, project: UUID) -> None:
@@ -114,6 +93,13 @@ class Scheduler:
             return ()
         self._lost_at = now + self._timing.lost_s
         return tuple(self._lost)
+
+    def is_mount_due(self, now: float) -> bool:
+        """Return whether to look at the mounts, and plan the next look."""
+        if now < self._mounts_at:
+            return False
+        self._mounts_at = now + self._timing.mounts_s
+        return True
 
     # Scans.
 
@@ -134,39 +120,14 @@ class Scheduler:
         if now >= self._sweep_at:
             self._sweep_at = now + self._timing.sweep_s
             self._to_sweep = deque(projects)
-            if now >= self._compare_at:
-                self._to_compare = set(projects)
-            self._measure_grown()
 
     def sweep(self, now: float) -> Iterator[UUID]:
-        """Yield projects to compare by `stat`, first those with folders that cannot be watched."""
+        """Yield projects to compare by `stat`, first those with folders that are polled."""
         if now >= self._poll_at:
-            self._poll_at = now + self._timing.poll_s
-            self._to_sweep.extendleft(self._unwatched)
+            self._poll_at = now + max(self._timing.poll_s, len(self._unwatched) * _POLL_S)
+            self._to_poll.extend(self._unwatched.difference(self._to_poll))
+        yield from _batch(self._to_poll, _BATCH)
         yield from _batch(self._to_sweep, _BATCH)
-
-    def is_comparison_due(self, project: UUID) -> bool:
-        """Return whether this sweep still has to compare a project with the database."""
-        return project in self._to_compare
-
-    def compared(self, project: UUID, now: float, *, cpu_s: float) -> None:
-        """Note that a project was compared. The CPU time of this delays the next comparison of all projects."""
-        self._to_compare.discard(project)
-        self._compare_at = max(self._compare_at, now) + cpu_s / _SHARE
-
-    def grew(self, user: UUID) -> None:
-        """Note that a user has a new version: the next sweep measures the user's memory."""
-        self._grown.add(user)
-
-    def users_to_measure(self, *, last: bool = False) -> Iterator[UUID]:
-        """Yield the next users whose memory the worker must measure; with `last`, yield all of them."""
-        if last:
-            self._measure_grown()
-        yield from _batch(self._to_measure, len(self._to_measure) if last else _BATCH)
-
-    def _measure_grown(self) -> None:
-        self._to_measure.extend(self._grown.difference(self._to_measure))
-        self._grown.clear()
 
     # The status.
 
@@ -184,20 +145,6 @@ class Scheduler:
         self.news = False
         self._status_at = now + max(timing.status_s, cpu_s / _SHARE / 4)
         self._heartbeat_at = now + min(max(timing.heartbeat_s, cpu_s / _SHARE), timing.heartbeat_most_s)
-
-    # Maintenance.
-
-    def plan_maintenance(self, now: float, *, first: bool = False) -> None:
-        """Set the next time to ask whether maintenance is due: at random, so that not all watchers ask at once."""
-        wait_s = self._timing.maintenance_first_s if first else self._timing.maintenance_s
-        self._maintenance_at = now + wait_s * (0.5 + self._jitter())
-
-    def take_maintenance(self, now: float) -> bool:
-        """Return whether to begin maintenance. After True, return False until `plan_maintenance` sets a new time."""
-        if now < self._maintenance_at:
-            return False
-        self._maintenance_at = math.inf
-        return True
 
 
 def _batch(waiting: deque[UUID], size: int) -> Iterator[UUID]:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from attrs import Attribute, asdict, field, frozen
+from attrs import Attribute, asdict, evolve, field, frozen
 
 from atlas_sdk import FileProblem
 from atlas_sdk.home import open_private_file, replace_private_file
@@ -22,6 +22,11 @@ STATUS = Path("watcher/status.json")
 #: A daemon whose status is older is suspended or hangs, although it has its lock: a working daemon writes at least
 #: every 20 s.
 FRESH_S = 30.0
+#: The states of a file. "saved": the newest content is in the database. "pending": the file changed and was not read
+#: yet. "journal": the newest content is in the journal of this machine only. "too_large": only the hash is stored.
+#: "deleted": the file was deleted recently. "unreadable", "lost", "problem": `why` says what is wrong. The command line
+#: adds "saved_not_watched", for a file of a project that no daemon watches.
+STATES = ("saved", "saved_not_watched", "pending", "journal", "unreadable", "too_large", "lost", "deleted", "problem")
 
 
 def _time(value: Any) -> datetime | None:
@@ -43,6 +48,12 @@ class FileStatus:
     protected_since: datetime | None = field(converter=_time)
     #: The reason why newer content is not stored, if there is newer content.
     problem: str | None
+    #: One of `STATES`.
+    state: str = "saved"
+    #: The time since which the file is in this state; None if it is unknown.
+    since: datetime | None = field(default=None, converter=_time)
+    #: The reason for this state, as a sentence; None for "saved".
+    why: str | None = None
 
 
 def _files(value: Any) -> tuple[FileStatus, ...]:
@@ -57,6 +68,19 @@ def _with_path(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @frozen(kw_only=True)
+class PolledFolder:
+    """A folder that the daemon polls, because it gets no events or not all of them."""
+
+    #: The path in the project; `""` is the project's own folder.
+    path: str
+    reason: str
+
+
+def _polled(value: Any) -> tuple[PolledFolder, ...]:
+    return tuple(one if isinstance(one, PolledFolder) else PolledFolder(**_with_path(one)) for one in value)
+
+
+@frozen(kw_only=True)
 class ProjectStatus:
     """The status of one project."""
 
@@ -66,6 +90,7 @@ class ProjectStatus:
     lost: bool
     problem: str | None
     files: tuple[FileStatus, ...] = field(converter=_files)
+    polled: tuple[PolledFolder, ...] = field(default=(), converter=_polled)
 
 
 def _projects(value: Any) -> tuple[ProjectStatus, ...]:
@@ -85,6 +110,26 @@ class DatabaseStatus:
 
 def _database(value: Any) -> DatabaseStatus:
     return value if isinstance(value, DatabaseStatus) else DatabaseStatus(**value)
+
+
+@frozen(kw_only=True)
+class JournalNumbers:
+    """The versions that are saved on this machine and not in the database yet."""
+
+    records: int = 0
+    bytes: int = 0
+    #: The time of capture of the oldest of them; None when there is none.
+    oldest_at: datetime | None = field(default=None, converter=_time)
+    #: The number of versions that the database refused; they are tried again.
+    held_back: int = 0
+    #: The number of intermediate versions that were dropped because the journal was full.
+    dropped: int = 0
+    #: The reason why the journal cannot be written or read; None when it can.
+    problem: str | None = None
+
+
+def _journal(value: Any) -> JournalNumbers:
+    return value if isinstance(value, JournalNumbers) else JournalNumbers(**value)
 
 
 def _required_time(value: Any) -> datetime:
@@ -119,8 +164,11 @@ class Status:
     #: "inotify", "observer" or "poll".
     backend: str = ""
     database: DatabaseStatus = field(default=DatabaseStatus(ok=False), converter=_database)
+    journal: JournalNumbers = field(default=JournalNumbers(), converter=_journal)
     #: The number of files and projects that wait for the worker.
     pending: int = 0
+    #: The time of the first change of the file that has waited longest; None when no file waits.
+    oldest_pending_at: datetime | None = field(default=None, converter=_time)
     #: Since the start: events, captures, snapshots, deletions, scans, overflows, errors. Now: watch_failures, the
     #: number of projects with folders that cannot be watched.
     counters: Mapping[str, int] = field(factory=dict)
@@ -146,9 +194,15 @@ def _stored(_: Any, attribute: "Attribute[Any] | None", value: Any) -> Any:
 
 def write(home: Path, status: Status) -> None:
     """Replace the status file in one step: a reader sees the old status or the new status."""
-    fields = asdict(status, value_serializer=_stored)
+    # Turn one project at a time into text: as objects, ten thousand projects take 40 MB.
+    projects = ",".join(_text(project) for project in status.projects)
+    rest = _text(evolve(status, projects=()))
+    replace_private_file(home / STATUS, rest.replace('"projects":[]', f'"projects":[{projects}]', 1))
+
+
+def _text(value: Status | ProjectStatus) -> str:
     # JSON has no times: write them as text.
-    replace_private_file(home / STATUS, json.dumps(fields, default=datetime.isoformat, separators=(",", ":")))
+    return json.dumps(asdict(value, value_serializer=_stored), default=datetime.isoformat, separators=(",", ":"))
 
 
 def read_status(home: Path) -> Status | None:

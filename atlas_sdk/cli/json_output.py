@@ -78,7 +78,7 @@ def of_diff(diff: "FileDiff") -> dict[str, Any]:
 
 def of_step(step: "RestoreStep") -> dict[str, Any]:
     """Return the effect of a restore on one file."""
-    names = "path action version size sha256 present_size present_sha256 added_lines removed_lines"
+    names = "path action version size sha256 present_size present_sha256 added_lines removed_lines problem"
     return fields_of(step, names, path=_path(step.path), version=step.snapshot_id)
 
 

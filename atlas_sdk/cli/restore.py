@@ -41,7 +41,8 @@ def restore(run: Invocation, ref: str, paths: tuple[str, ...], *, dry_run: bool,
 
     REF is a checkpoint, a version's id, a moment such as '@{2h ago}', or FILE@REF. The present content of each file is
     stored first, under a checkpoint of its own. A file that changes meanwhile stops the command before it writes
-    anything. Exits with 3 when there were no memory files at that moment.
+    anything. Exits with 3 when there were no memory files at that moment, and with 1 when something else, such as a
+    folder, is in the place of a file; the others are restored.
     """
 
     def make_plan(atlas: "Atlas", project: "Project") -> "RestorePlan":
@@ -105,7 +106,7 @@ def _carry_out(
             run.out.note("nothing was written")
             return FAILED
         _finish(run, plan, atlas.memory.restore(project, plan))
-    return 0
+    return FAILED if any(step.action == "blocked" for step in plan.steps) else 0
 
 
 def _finish(run: Invocation, plan: "RestorePlan", done: "Restore | None") -> None:
@@ -127,6 +128,9 @@ def _finish(run: Invocation, plan: "RestorePlan", done: "Restore | None") -> Non
 
 def _show_plan(run: Invocation, plan: "RestorePlan") -> None:
     run.out.table([_row(step) for step in plan.steps], styles=("bold", "", "dim", ""))
+    for step in plan.steps:
+        if step.problem is not None:
+            run.out.warn(f"not restored: {step.problem}")
 
 
 def _row(step: "RestoreStep") -> tuple[str, str, str, str]:
@@ -138,4 +142,6 @@ def _row(step: "RestoreStep") -> tuple[str, str, str, str]:
         lines = "not in the target; --delete would delete it"
     if step.action == "unkept":
         lines = "over the size limit then: only its hash was kept; stays as it is"
+    if step.action == "blocked":
+        lines = "something else is in its place; stays as it is"
     return step.action, printable(step.path), f"{before} -> {after}" if changes else before, lines

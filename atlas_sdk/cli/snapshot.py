@@ -34,18 +34,20 @@ def snapshot(run: Invocation, paths: tuple[str, ...]) -> int:
 
 
 def _snapshot(run: Invocation, paths: tuple[str, ...]) -> int:
-    from atlas_sdk.files import Tracking
+    from atlas_sdk.files import NOT_TRACKED, Tracking, to_text
 
     taken = []
     skipped: list[tuple[str, str]] = []
+    untracked: tuple[str, ...] = ()
     current = 0
     with run.opened() as atlas:
         project = run.project(atlas)
         if not paths:
             captured = atlas.memory.capture(project)
             taken, skipped = list(captured.taken), list(captured.skipped)
+            untracked = captured.untracked
             on_record = {version.path for version in atlas.memory.files(project) if not version.deleted}
-            current = len(on_record - {path for path, _ in skipped})
+            current = len(on_record - {path for path, _ in skipped} - set(untracked))
         for path in paths:
             try:
                 made = atlas.memory.snapshot(project, run.path(project, path))
@@ -67,11 +69,14 @@ def _snapshot(run: Invocation, paths: tuple[str, ...]) -> int:
             {
                 "taken": [of_version(version) for version in taken],
                 "skipped": [of_skipped(*entry) for entry in (*skipped, *limited)],
+                "untracked": [to_text(path) for path in untracked],
             }
         )
     else:
         show_taken(run.out, taken)
         if not taken and (current or not skipped):
             run.out.note(f"up to date: {count(current, 'file')}")
+        for path in untracked:
+            run.out.note(f"{printable(path)} is {NOT_TRACKED}")
         warn_skipped(run.out, (*skipped, *limited))
     return FAILED if skipped else 0

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from atlas_sdk import AtlasError
+from atlas_sdk.cli.capturing import note_lookalikes
 from atlas_sdk.cli.command import Command
 from atlas_sdk.cli.failures import NOT_PROTECTED
 from atlas_sdk.cli.invocation import Invocation, pass_run
-from atlas_sdk.cli.json_output import fields_of, of_memory, of_project
+from atlas_sdk.cli.json_output import fields_of, of_memory, of_project, of_skipped
 from atlas_sdk.cli.output import Output, count, size
 from atlas_sdk.text import printable
 
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 #: The states of a file that is not protected. "changed" and "new": no watcher captures the file, or the watcher should
 #: have captured it by now. "unkept": the file is over the size limit, so only its hash is stored. "problem": Atlas
 #: cannot read the file, or must not follow a symlink. The other states: "protected": the content is stored. "pending":
-#: the watcher is about to capture the file. "gone": the file was deleted, and its last content is stored.
+#: the watcher is about to capture the file. "gone": the file was deleted, and its last content is stored. "untracked":
+#: the rules do not track the file any more; its history is kept.
 _AT_RISK: Final = frozenset({"changed", "new", "unkept", "problem"})
+#: The state of a file that looks like memory. It is not protected, and no fault: the exit code stays 0.
+_NOT_TRACKED: Final = "not_tracked"
 #: A running watcher captures a change within seconds, so the watcher has missed a change that is older than this.
 _YOUNG_S: Final = 10.0
 
@@ -77,8 +81,16 @@ def _report(atlas: "Atlas", project: "Project", at_work: "Status | None") -> lis
     except AtlasError as problem:
         return [_entry(".", "problem", problem=str(problem))]
     entries = [_entry(skipped.path or ".", "problem", problem=skipped.reason) for skipped in scan.skipped]
+    entries += [_entry(link.path, "gone", version=newest.get(link.path), problem=link.reason) for link in scan.dangling]
+    entries += [_entry(one.path or ".", _NOT_TRACKED, problem=one.reason) for one in scan.lookalikes]
     known = {path for path, version in newest.items() if not version.deleted}
-    unseen = known - set(scan.paths) - {skipped.path for skipped in scan.skipped}
+    unseen = known - set(scan.paths) - {str(entry["path"]) for entry in entries}
+    entries += [
+        _entry(path, "untracked", version=newest[path])
+        for path in unseen
+        if scan.untracks(path) and _is_gone(root, path) is False
+    ]
+    unseen -= {str(entry["path"]) for entry in entries}
     awaited = watched is not None and not watched.lost and watched.problem is None
     entries += [_file(root, path, newest.get(path), tracking, awaited=awaited) for path in (*scan.paths, *unseen)]
     if watched is not None:
@@ -89,6 +101,16 @@ def _report(atlas: "Atlas", project: "Project", at_work: "Status | None") -> lis
         if not awaited:
             entries.append(_entry(".", "problem", problem=f"the watcher: {watched.problem or 'the folder is lost'}"))
     return sorted(entries, key=lambda entry: str(entry["path"]))
+
+
+def _is_gone(root: Path, path: str) -> bool | None:
+    """Return whether a recorded file is gone; None when the call cannot tell."""
+    from atlas_sdk.files import is_gone
+
+    try:
+        return is_gone(root, path)
+    except AtlasError:
+        return None
 
 
 def _watched(at_work: "Status | None", project: "Project") -> "ProjectStatus | None":
@@ -105,7 +127,10 @@ def _file(root: Path, path: str, version: "Snapshot | None", tracking: Any, *, a
     try:
         found = read_file(root, path, limit_bytes=tracking.limit_bytes)
     except AtlasError as problem:
-        return _entry(path, "problem", version=version, problem=str(problem))
+        if not _is_gone(root, path):
+            return _entry(path, "problem", version=version, problem=str(problem))
+        # A folder has the place of a recorded file.
+        found = None
     if found is None:
         return _entry(path, "gone", version=version)
     if version is None or not _is_on_record(found, version):
@@ -160,12 +185,24 @@ def _print_json(
             database_problem=watcher.database.problem,
         )
     projects = [
-        {**of_project(project), "files": [{**entry, "path": to_text(str(entry["path"]))} for entry in files]}
+        {
+            **of_project(project),
+            "files": [{**entry, "path": to_text(str(entry["path"]))} for entry in _tracked(files)],
+            "not_tracked": [of_skipped(path, reason) for path, reason in _lookalikes(files)],
+        }
         for project, files in reports
     ]
     run.out.record(
         {"protected": protected, "watcher": about_watcher, "memory": of_memory(memory), "projects": projects}
     )
+
+
+def _tracked(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [entry for entry in files if entry["state"] != _NOT_TRACKED]
+
+
+def _lookalikes(files: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(str(entry["path"]), str(entry["problem"])) for entry in files if entry["state"] == _NOT_TRACKED]
 
 
 def _show_memory(out: Output, memory: "MemoryUsage") -> None:
@@ -191,6 +228,8 @@ def _show(
     now: datetime,
     at_risk: int,
 ) -> None:
+    from atlas_sdk.files import NOT_TRACKED
+
     out = run.out
     if watcher is None:
         out.line("watcher  not running; atlasctl watch starts it")
@@ -209,7 +248,7 @@ def _show(
     for project, files in reports:
         out.line()
         out.line(out.style(printable(project.path), bold=True))
-        for entry in files:
+        for entry in _tracked(files):
             if entry["problem"] is not None:
                 out.warn(str(entry["problem"]))
         out.table(
@@ -217,13 +256,14 @@ def _show(
                 (
                     "",
                     printable(str(entry["path"])),
-                    str(entry["state"]),
+                    NOT_TRACKED if entry["state"] == "untracked" else str(entry["state"]),
                     "" if entry["size"] is None else size(int(entry["size"])),
                     "no version yet" if entry["since"] is None else out.when(entry["since"]),
                 )
-                for entry in files
+                for entry in _tracked(files)
             ],
             styles=("", "", "bold", "dim", "dim"),
         )
+        note_lookalikes(out, _lookalikes(files))
     if at_risk:
         out.note(f"\n{count(at_risk, 'file')} not protected; atlasctl snapshot captures what can be captured")

@@ -12,9 +12,9 @@ from attrs import evolve, frozen
 
 from atlas_sdk.files.problems import not_a_regular_file, problem, too_large
 from atlas_sdk.files.root import Root, hold
-from atlas_sdk.files.safe_open import Place, locate, opened
+from atlas_sdk.files.safe_open import Place, locate, opened, trace
 
-__all__ = ["FileState", "Signature", "entry", "link_target", "read_file", "signature"]
+__all__ = ["FileState", "Signature", "entry", "is_gone", "link_target", "read_file", "signature"]
 
 T = TypeVar("T")
 
@@ -71,6 +71,8 @@ class FileState:
     #: The permission bits of the folders between the project's folder and the file, the outermost folder first.
     folder_modes: tuple[int, ...] = ()
     signature: Signature
+    #: The number of names of the file (hard links).
+    names: int = 1
     #: True if another program wrote during every attempt: the content may mix two versions, so read the file again.
     torn: bool
 
@@ -125,6 +127,17 @@ def entry(root: Path | Root, path: str) -> os.stat_result | None:
     return _look(root, path, lambda place: os.lstat(place.name, dir_fd=place.folder), follow=False)
 
 
+def is_gone(root: Path | Root, path: str) -> bool:
+    """Return True if a recorded file is gone: nothing is at its path, or a folder or a special file.
+
+    Raises FileProblem, OutsideProject when the call cannot tell.
+    """
+    way = trace(root, path)
+    if way.blocked is not None:
+        raise way.blocked
+    return way.found is None or not stat.S_ISREG(way.found.st_mode)
+
+
 def link_target(root: Path | Root, path: str) -> str | None:
     """Return the path in the project that a symlink finally leads to; None if `path` is not a symlink.
 
@@ -163,6 +176,7 @@ def _read_once(root: Root, path: str, *, limit_bytes: int) -> FileState:
         folder_modes=folder_modes,
         # Use the signature from before the read, so that a later write differs from it.
         signature=before,
+        names=found.st_nlink,
         torn=False,
     )
     with locate(root, path) as again:

@@ -10,19 +10,20 @@ what people write. The limits count names and bytes, not time, so two searches o
 The result reports that imports were left out.
 """
 
+import codecs
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from attrs import define, field, frozen
 
 from atlas_sdk.errors import FileProblem, InvalidInput
-from atlas_sdk.files.capture import read_file, signature
 from atlas_sdk.files.paths import printable, relative_path
 from atlas_sdk.files.root import Root, hold
-from atlas_sdk.files.safe_open import locate
+from atlas_sdk.files.safe_open import Trace, opened, trace
 
 __all__ = ["MOST_DEPTH", "Imports", "follow", "mentions"]
 
@@ -66,6 +67,14 @@ class Imports:
     paths: tuple[str, ...]
     #: One sentence with the reason why some imports were left out, and with advice; None if no import was left out.
     left_out: str | None
+    #: Each imported file, with the file that imports it.
+    by: dict[str, str] = field(factory=dict)
+    #: The paths whose change can add or remove an import: of a mention that leads to no file, the first part that is
+    #: missing; and the symlinks on the way to any file.
+    awaited: frozenset[str] = frozenset()
+    #: The `stat` result of every import that exists, and of every symlink the path that it finally leads to.
+    stats: Mapping[str, os.stat_result] = field(factory=dict, eq=False, repr=False)
+    targets: Mapping[str, str] = field(factory=dict)
 
 
 def follow(
@@ -86,6 +95,7 @@ def _follow(search: "_Search", paths: Iterable[str], allows: Callable[[str], boo
     seen = set(start)
     level = start
     imported = 0
+    importers: dict[str, str] = {}
     for _ in range(MOST_DEPTH):
         by: dict[str, str] = {}
         for path in level:
@@ -98,7 +108,15 @@ def _follow(search: "_Search", paths: Iterable[str], allows: Callable[[str], boo
             search.leave_out(first, f"the project imports more than {_MOST_FILES:,} files", "name fewer")
         imported += len(level)
         seen.update(level)
-    return Imports(paths=tuple(sorted(seen.difference(start))), left_out=search.left_out)
+        importers.update((path, by[path]) for path in level)
+    return Imports(
+        paths=tuple(sorted(seen.difference(start))),
+        left_out=search.left_out,
+        awaited=frozenset(path for path in search.awaited if path and allows(path)),
+        stats=search.stats,
+        targets=search.targets,
+        by=importers,
+    )
 
 
 def mentions(text: str) -> Iterator[str]:
@@ -120,6 +138,9 @@ class _Search:
     text: int = field(factory=lambda: _MOST_TEXT)
     read: int = field(factory=lambda: _MOST_READ)
     left_out: str | None = None
+    awaited: set[str] = field(factory=set)
+    stats: dict[str, os.stat_result] = field(factory=dict)
+    targets: dict[str, str] = field(factory=dict)
     #: The result of every lookup, by name.
     _found: dict[str, str | None] = field(factory=dict)
 
@@ -159,27 +180,29 @@ class _Search:
     def _content(self, path: str) -> bytes | None:
         """Return the content of a file with an `@`; None if there is no `@`, no readable text, or no budget left."""
         try:
-            found = signature(self.root, path)
-            if found is None or found.size > self.limit_bytes:
-                return None
-            self.read -= max(found.size, _LEAST_READ)
-            if self.read < 0:
-                self.leave_out(path, "the files to search for imports are too many or too large", "exclude some")
-                return None
-            state = read_file(self.root, path, limit_bytes=self.limit_bytes)
-        except (FileProblem, InvalidInput):
+            with opened(self.root, path) as (descriptor, _):
+                size = os.fstat(descriptor).st_size
+                if size > self.limit_bytes:
+                    return None
+                self.read -= max(size, _LEAST_READ)
+                if self.read < 0:
+                    self.leave_out(path, "the files to search for imports are too many or too large", "exclude some")
+                    return None
+                content = _read(descriptor, size)
+        except (FileProblem, InvalidInput, OSError):
             return None
         # A file with a NUL is binary (git uses the same test), and binary files have no imports.
-        if state is None or state.content is None or b"@" not in state.content or b"\0" in state.content:
+        if b"@" not in content or b"\0" in content:
             return None
-        if state.size > _MOST_TEXT_OF_A_FILE:
+        if len(content) > _MOST_TEXT_OF_A_FILE:
             self.leave_out(path, f"it has more than {_MOST_TEXT_OF_A_FILE:,} bytes", "split it, or exclude it")
             return None
-        if state.size > self.text:
+        if len(content) > self.text:
             self.leave_out(path, f"there are more than {_MOST_TEXT:,} bytes of text with @", "split or exclude some")
             return None
-        self.text -= state.size
-        return state.content
+        self.text -= len(content)
+        # Some editors begin a file with a byte order mark, which is no part of the text.
+        return content.removeprefix(codecs.BOM_UTF8)
 
     def _too_many_names(self, path: str, most: int, who: str) -> None:
         advice = "write in backticks what is no import, or exclude the file"
@@ -188,15 +211,36 @@ class _Search:
     def _resolved(self, name: str) -> str | None:
         """Return the path, relative to the project, of the file that a name leads to; None if there is none."""
         try:
-            path = relative_path(self.root.path, name)
-            with locate(self.root, path, follow=False) as place:
-                # Resolve symlinked folders inside the project, so that a file has one path only.
-                real = place.path
-                os.lstat(place.name, dir_fd=place.folder)
-            found = None if ".git" in real.split("/") else signature(self.root, real)
-        except (FileProblem, InvalidInput, OSError):
+            # Resolve symlinked folders inside the project, so that a file has one path only.
+            way = trace(self.root, relative_path(self.root.path, name), follow=False)
+            real = way.path
+            end = trace(self.root, real) if _is_link(way) else way
+        except (FileProblem, InvalidInput):
             return None
-        return real if found is not None and found.size <= self.limit_bytes else None
+        if ".git" in real.split("/"):
+            return None
+        self.awaited.update(way.links, end.links)
+        found = end.found
+        if found is None or not stat.S_ISREG(found.st_mode) or found.st_size > self.limit_bytes:
+            self.awaited.add(end.path)
+            return None
+        self.stats[real] = found
+        if end is not way:
+            self.targets[real] = end.path
+        return real
+
+
+def _is_link(way: Trace) -> bool:
+    return way.found is not None and stat.S_ISLNK(way.found.st_mode)
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    """Read an open file up to `size` bytes. A writer that changes the file meanwhile causes another search."""
+    blocks = []
+    while size > 0 and (block := os.read(descriptor, size)):
+        blocks.append(block)
+        size -= len(block)
+    return b"".join(blocks)
 
 
 def _spellings(mention: str, folder: str) -> Iterator[str]:

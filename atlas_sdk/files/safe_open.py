@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from attrs import define, frozen
+from attrs import Factory, define, frozen
 
 from atlas_sdk.errors import FileProblem, InvalidInput, OutsideProject
 from atlas_sdk.files.paths import below, printable
-from atlas_sdk.files.problems import leaves, not_a_regular_file
+from atlas_sdk.files.problems import leaves, not_a_regular_file, problem
 from atlas_sdk.files.root import Root, hold, link_text
 
-__all__ = ["MOST_HOPS", "FolderMaker", "Place", "locate", "open_folder", "opened"]
+__all__ = ["MOST_HOPS", "FolderMaker", "Place", "Trace", "locate", "open_folder", "opened", "trace"]
 
 #: The number of symlinks that Linux follows (path_resolution(7)).
 MOST_HOPS = 40
@@ -53,6 +53,20 @@ class Place:
     above: tuple[int, ...] = ()
 
 
+@frozen(kw_only=True)
+class Trace:
+    """The way to a path, as far as it leads now."""
+
+    #: The path with symlinks resolved; or of the first part on the way that is missing, or that is not a folder.
+    path: str
+    #: The `lstat` result of the path; None when a part is missing.
+    found: os.stat_result | None
+    #: The symlinks on the way, each as a path in the project. The way changes when one of them changes.
+    links: tuple[str, ...]
+    #: The reason why the way cannot be followed further: it leaves the project, goes in circles, or may not be read.
+    blocked: FileProblem | None = None
+
+
 @frozen
 class _Step:
     name: str
@@ -72,6 +86,10 @@ class _Walk:
     hops: int = 0
     #: The number of parts that symlinks have added.
     added: int = 0
+    #: The name that the walk looked up last.
+    name: str = ""
+    #: The symlinks that the walk followed.
+    links: list[str] = Factory(list)
 
     @property
     def folder(self) -> int:
@@ -93,6 +111,7 @@ class _Walk:
 
     def enter(self, step: _Step) -> None:
         """Enter a folder, or put the parts of a symlink in front of the pending parts."""
+        self.name = step.name
         for _ in range(_MOST_LOOKS):
             try:
                 self.trail.append((step.name, os.open(step.name, _FOLDER | os.O_NOFOLLOW, dir_fd=self.folder)))
@@ -121,6 +140,7 @@ class _Walk:
                 path=self.path,
             )
         origin = (self.here(name), text)
+        self.links.append(origin[0])
         rest: str | None = text
         if text.startswith("/"):
             rest = below(self.root.path, text)
@@ -157,6 +177,30 @@ def locate(
             walk.close()
 
 
+def trace(root: Path | Root, path: str, *, follow: bool = True) -> Trace:
+    """Walk to a path and return how far the way leads. `follow` is as for `locate`.
+
+    Raises `FileProblem` when the project's folder cannot be opened, and `InvalidInput` for a path that is not relative
+    to a project.
+    """
+    parts = _parts(path)
+    with hold(root) as held:
+        walk = _Walk(held, path, [("", held.folder)], deque(_Step(part) for part in parts))
+        try:
+            place = _last_place(walk, follow=follow, as_link=None)
+            found = os.lstat(place.name, dir_fd=place.folder)
+            return Trace(path=place.path, found=found, links=tuple(walk.links))
+        except (FileNotFoundError, NotADirectoryError):
+            return Trace(path=walk.here(walk.name), found=None, links=tuple(walk.links))
+        except FileProblem as reason:
+            return Trace(path=walk.here(walk.name), found=None, links=tuple(walk.links), blocked=reason)
+        except OSError as exc:
+            denied = problem("look at", path, exc)
+            return Trace(path=walk.here(walk.name), found=None, links=tuple(walk.links), blocked=denied)
+        finally:
+            walk.close()
+
+
 def _last_place(walk: _Walk, *, follow: bool, as_link: str | None) -> Place:
     link: str | None = None
     while walk.pending:
@@ -166,6 +210,7 @@ def _last_place(walk: _Walk, *, follow: bool, as_link: str | None) -> Place:
         elif walk.pending:
             walk.enter(step)
         else:
+            walk.name = step.name
             text = link_text(walk.folder, step.name) if follow else None
             if as_link is not None and step.origin is None:
                 text = as_link

@@ -40,7 +40,8 @@ class RestoreStep:
     path: str
     #: "write": write a version. "delete": delete the file. "same": nothing to do. "kept": the target does not have this
     #: newer file, so the file stays. "unkept": the target's version was over the size limit and is not stored.
-    action: str = field(validator=in_(("write", "delete", "same", "kept", "unkept")))
+    #: "blocked": something else is in the file's place, see `problem`; it stays, and the file is not restored.
+    action: str = field(validator=in_(("write", "delete", "same", "kept", "unkept", "blocked")))
     #: The present content: SHA-256 in hex, None when there is no file.
     present_sha256: str | None = field(default=None, repr=False)
     present_size: int | None = None
@@ -55,6 +56,8 @@ class RestoreStep:
     #: Lines that the restore adds and removes; None when a side is binary or not stored.
     added_lines: int | None = None
     removed_lines: int | None = None
+    #: The reason why the file cannot be restored, and what to do; None unless the action is "blocked".
+    problem: str | None = None
 
 
 @frozen(kw_only=True)

@@ -9,8 +9,8 @@ from attrs import evolve
 
 from atlas_sdk._plan import Plan, local, many, one_or_none
 from atlas_sdk._sql import statements
-from atlas_sdk.errors import ContentMissing, NotFound
-from atlas_sdk.files import Root, Tracking, pin, read_file, relative_path
+from atlas_sdk.errors import ContentMissing, FileProblem, NotFound
+from atlas_sdk.files import Root, Tracking, entry, is_gone, named, pin, read_file, relative_path, trace
 from atlas_sdk.model.checkpoints import Restore, RestorePlan, RestoreStep
 from atlas_sdk.model.diffs import compare
 from atlas_sdk.model.memory import Snapshot
@@ -30,7 +30,8 @@ def plan_restore(
     """Return the plan of a restore, without carrying it out.
 
     Files that the reference does not have stay as they are ("kept"), unless `delete` is set. Files with only hash and
-    size on record stay too ("unkept"). Files that have no version at all are never touched. Raises NotFound when a path
+    size on record stay too ("unkept"), and files whose place something else has, such as a folder ("blocked"). Files
+    that have no version at all are never touched. Raises NotFound when a path
     of `paths` has no version, ContentMissing when only its hash is on record.
     """
     # The reference may mean a version that is still in the journal.
@@ -47,22 +48,65 @@ def plan_restore(
     steps = []
     for path in sorted(only or targets):
         wanted = targets[path]
-        step = yield from _step(root, path, wanted)
+        try:
+            step = yield from _step(root, path, wanted)
+        except FileProblem as problem:
+            if problem.path != path or path in only:
+                raise
+            step = RestoreStep(path=path, action="blocked", problem=str(problem))
         if step.action == "unkept" and path in only and wanted is not None:
             # The caller named this file: raise the error that says why it cannot be restored.
             yield from content(wanted)
         if step.action == "delete" and not delete and found.whole:
             step = evolve(step, action="kept")
         steps.append(step)
+    steps = yield from _without_room(root, steps)
+    _refuse_blocked(steps, only)
     return RestorePlan(project_id=project.id, target=reference, folder=root.identity, steps=tuple(steps))
+
+
+def _refuse_blocked(steps: list[RestoreStep], only: set[str]) -> None:
+    """Raise FileProblem for a blocked file that the caller named. Other blocked files keep no file from its restore."""
+    for step in steps:
+        if step.problem is not None and step.path in only:
+            raise FileProblem(step.problem, path=step.path)
+
+
+def _without_room(root: Root, steps: list[RestoreStep]) -> Plan[list[RestoreStep]]:
+    """Block the steps that write a file below another file, unless the plan deletes the other file."""
+    deleted = {step.path for step in steps if step.action == "delete"}
+    checked = []
+    for step in steps:
+        obstacle = (yield from local(_obstacle, root, step.path)) if step.action == "write" else None
+        if obstacle is None or obstacle in deleted:
+            checked.append(step)
+            continue
+        reason = f"{named(obstacle)} is a file, in the place of the folder of {named(step.path)}: move it away"
+        checked.append(evolve(step, action="blocked", problem=reason))
+    return checked
+
+
+def _obstacle(root: Root, path: str) -> str | None:
+    """Return the file that is in the place of a folder above a path; None when there is none."""
+    way = trace(root, path, follow=False)
+    if way.found is not None or way.blocked is not None or way.path.rpartition("/")[2] == path.rpartition("/")[2]:
+        return None
+    there = entry(root, way.path)
+    return None if there is None else way.path
 
 
 def _step(root: Root, path: str, version: Snapshot | None) -> Plan[RestoreStep]:
     """Return the step that turns the file on disk into the version to restore; a `version` of None is a deletion."""
     tracking = yield from local(Tracking.load, root)
-    now = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
-    present = None if now is None else now.sha256.hex()
     wanted = None if version is None else version.sha256
+    try:
+        now = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
+    except FileProblem:
+        if wanted is not None or not (yield from local(is_gone, root, path)):
+            raise
+        # The file is to be gone, and a folder or a special file has its place: nothing to do.
+        now = None
+    present = None if now is None else now.sha256.hex()
     step = RestoreStep(
         path=path,
         action="same",

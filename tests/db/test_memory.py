@@ -22,8 +22,8 @@ from atlas_sdk import (
 from atlas_sdk.ops import append
 
 
-def new_project(client: Any, folder: Path) -> Project:
-    user = client.users.by_email("ada@example.com") or client.users.create("ada@example.com", name="Ada")
+def new_project(client: Any, folder: Path, email: str = "ada@example.com") -> Project:
+    user = client.users.by_email(email) or client.users.create(email, name="Ada")
     return client.projects.create(user, path=folder)
 
 
@@ -108,9 +108,11 @@ def test_one_known_import_that_became_odd_stops_no_capture(client: Any, folder: 
     os.mkfifo(folder / "docs.md")
     (folder / "CLAUDE.md").write_bytes(b"@docs.md two")
     taken = client.memory.capture(project)
-    assert [version.path for version in taken.taken] == ["CLAUDE.md"]
+    assert [(version.path, version.deleted) for version in taken.taken] == [("CLAUDE.md", False), ("docs.md", True)]
     assert [path for path, _ in taken.skipped] == ["docs.md"]
     assert "is a FIFO" in taken.skipped[0][1]
+    # The file is deleted now, so the next capture has nothing to say.
+    assert client.memory.capture(project).skipped == ()
 
 
 def test_a_missing_folder_is_not_a_deletion_of_everything(client: Any, folder: Path) -> None:
@@ -120,6 +122,21 @@ def test_a_missing_folder_is_not_a_deletion_of_everything(client: Any, folder: P
     with pytest.raises(FileProblem, match="cannot open the project .* mount or restore it"):
         client.memory.capture(project)
     assert not any(version.deleted for version in client.memory.files(project))
+
+
+def test_heads_of_many_projects_are_those_of_each(client: Any, folder: Path) -> None:
+    (folder / "sub").mkdir()
+    projects = [new_project(client, folder), new_project(client, folder / "sub", email="bob@example.com")]
+    for project in projects:
+        client.memory.snapshot(project, "CLAUDE.md", b"one of " + project.name.encode())
+        client.memory.snapshot(project, "notes.md", b"x")
+        client.memory.delete(project, "notes.md")
+    found = client.memory.heads(projects)
+    for project in projects:
+        assert [one for one in found if one.project_id == project.id] == client.memory.files(project)
+    assert len(found) == 4
+    assert client.memory.heads(projects[:1]) == client.memory.files(projects[0])
+    assert client.memory.heads([]) == []
 
 
 def test_one_bad_entry_stops_no_other(client: Any, folder: Path) -> None:

@@ -90,7 +90,15 @@ def test_nothing_is_written_through_a_symlink_out_of_the_project(
     write(outside, {"rules/style.md": b"somebody else's"})
     name = path.partition("/")[0]
     (folder / name).rename(tmp_path / "away")
+    plan = client.memory.plan_restore(project, "good")
     (folder / name).symlink_to(outside / "rules/style.md" if name == path else outside)
     with pytest.raises(OutsideProject, match="outside the project"):
-        client.memory.restore(project, "good")
+        client.memory.restore(project, plan)
+    with pytest.raises(OutsideProject, match="outside the project"):
+        client.memory.restore(project, "good", paths=[path])
+    # Without a name, the file is left out, and the others are restored.
+    (step,) = [one for one in client.memory.plan_restore(project, "good").steps if one.path == path]
+    assert (step.action, "outside the project" in (step.problem or "")) == ("blocked", True)
+    client.memory.restore(project, "good")
+    assert (folder / name).is_symlink()
     assert on_disk(outside) == {"rules/style.md": b"somebody else's"}

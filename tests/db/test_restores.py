@@ -176,10 +176,12 @@ def test_a_file_where_a_folder_must_be_is_an_error_that_loses_nothing(client: An
     project = checkpointed(client, folder)
     (folder / "notes/plan.md").unlink()
     (folder / "notes").rmdir()
-    write(folder, {"CLAUDE.md": EDITED["CLAUDE.md"], "notes": b"a file now"})
+    write(folder, {"CLAUDE.md": EDITED["CLAUDE.md"]})
+    plan = client.memory.plan_restore(project, "good")
+    write(folder, {"notes": b"a file now"})
     before = on_disk(folder)
     with pytest.raises(RestoreRefused, match=r"^cannot write notes/plan\.md: not a directory; move the file"):
-        client.memory.restore(project, "good")
+        client.memory.restore(project, plan)
     assert on_disk(folder)["notes"] == b"a file now"
     client.memory.undo(project)
     assert on_disk(folder) == before

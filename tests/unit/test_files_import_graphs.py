@@ -77,10 +77,8 @@ def test_any_graph_beyond_a_limit_gives_less_and_says_so(tmp_path_factory, graph
         patch.setattr(imports, "_MOST_FILES", files)
         patch.setattr(imports, "_MOST_NAMES", names)
         patch.setattr(imports, "_MOST_READ", reads * imports._LEAST_READ)
-        reading, looking = imports.read_file, imports._Search._resolved
-        patch.setattr(
-            imports, "read_file", lambda root, path, **options: read.append(path) or reading(root, path, **options)
-        )
+        reading, looking = imports._read, imports._Search._resolved
+        patch.setattr(imports, "_read", lambda descriptor, size: read.append(size) or reading(descriptor, size))
         patch.setattr(imports._Search, "_resolved", lambda self, name: looked.append(name) or looking(self, name))
         some = found(root)
     assert set(some.paths) <= set(everything.paths)

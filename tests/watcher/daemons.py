@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+import programs
 from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, Project
@@ -68,7 +69,7 @@ class Daemon:
 
     def spawn(self, command: list[str]) -> None:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self.process = programs.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     def status(self) -> Status:
         assert self.process is not None

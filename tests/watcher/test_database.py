@@ -10,6 +10,8 @@ import pytest
 from atlas_sdk import AtlasError, DatabaseUnreachable, SchemaMismatch
 from watcher.database import Database
 
+LATER = "changes are saved on this machine until the database is back"
+
 
 def never() -> NoReturn:
     raise AssertionError("nothing here connects")
@@ -20,13 +22,16 @@ def never() -> NoReturn:
     [
         (
             SchemaMismatch("the schema has version 3, not 4", found=3, wanted=4, migratable=True),
-            "the schema has version 3, not 4; run: atlasctl db migrate; changes are stored when the database is back",
+            f"the schema has version 3, not 4; run: atlasctl db migrate; {LATER}",
         ),
         (
             SchemaMismatch("the schema has version 5, not 4", found=5, wanted=4),
-            "the schema has version 5, not 4; changes are stored when the database is back",
+            f"the schema has version 5, not 4; {LATER}",
         ),
-        (DatabaseUnreachable("no connection"), "no connection; changes are stored when the database is back"),
+        (
+            DatabaseUnreachable("no connection"),
+            f"no connection; {LATER}",
+        ),
     ],
 )
 def test_a_problem_is_logged_once_with_the_command_that_helps(

@@ -64,7 +64,7 @@ def test_unknown_fault_at_the_end_loses_no_change_of_another(rig: Rig, projects:
     _, good = projects
     for name in ("evil", "good"):
         (tmp_path / name / "CLAUDE.md").write_text("last")
-    rig.worker.drain()
+    rig.drain()
     assert rig.atlas.contents(good, "CLAUDE.md") == [b"one", b"last"]
 
 
@@ -84,7 +84,7 @@ def test_unknown_fault_of_the_sweep_does_not_keep_it_from_the_others(
     rig.settle(rig.timing.sweep_s + 1)
     assert rig.atlas.contents(good, "CLAUDE.md") == [b"one", b"without an event"]
     (tmp_path / "good" / "CLAUDE.md").write_text("last")
-    rig.worker.drain()
+    rig.drain()
     assert rig.atlas.contents(good, "CLAUDE.md")[-1] == b"last"
 
 
@@ -120,7 +120,7 @@ def test_folder_swapped_for_a_symlink_is_lost_and_not_read(
     elif when == "sweep":
         rig.settle(rig.timing.sweep_s + rig.timing.replaced_s * 2)
     else:
-        rig.worker.drain()
+        rig.drain()
     assert rig.atlas.contents(good, "CLAUDE.md") == [b"one"]
     if when != "drain":
         assert "is a symlink to" in (rig.status_of(good).problem or "")
@@ -250,5 +250,5 @@ def test_one_mention_of_the_same_folder_by_two_names_is_one(tmp_path: Path) -> N
     (tmp_path / "docs" / "AGENTS.md").write_text("x")
     (tmp_path / "CLAUDE.md").symlink_to("docs/../docs/AGENTS.md")
     with hold(tmp_path) as root:
-        aliases = scanning._aliases(root, Tracking().scan(root))
+        aliases = scanning._aliases(Tracking().scan(root))
     assert aliases == {"docs/AGENTS.md": ("CLAUDE.md",)}

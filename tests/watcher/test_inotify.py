@@ -1,6 +1,7 @@
 """The contract with watchdog's lower layer. That layer is not public, so tests check everything that we use of it."""
 
 import errno
+import inspect
 import os
 import shutil
 import sys
@@ -17,8 +18,9 @@ if sys.platform != "linux":
 
 from daemons import until, without_privileges
 from fakes import OVERFLOW, FakeSink, root_changed
-from watchdog.observers.inotify_c import InotifyFD, WatchCallback
+from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchCallback
 
+from watcher import inotify as backend_module
 from watcher.backend import WatchedFolder, Watching
 from watcher.debounce import ChangeKind
 from watcher.inotify import Inotify
@@ -44,6 +46,40 @@ def test_the_protocol_has_the_names_that_we_implement() -> None:
     assert names == {"on_event", "on_watch_deleted", "on_queue_overflow"}
     assert names <= set(dir(Inotify))
     assert {"add_callback", "remove_callbacks", "start", "stop", "join"} <= set(dir(InotifyFD))
+    for name, parameters in {
+        "add_callback": ["self", "path", "mask", "callback", "id_"],
+        "remove_callbacks": ["self", "callbacks"],
+    }.items():
+        assert list(inspect.signature(getattr(InotifyFD, name)).parameters) == parameters
+    for name, parameters in {"on_event": ["event"], "on_watch_deleted": ["wd"], "on_queue_overflow": []}.items():
+        assert list(inspect.signature(getattr(WatchCallback, name)).parameters) == ["self", *parameters]
+    assert {"wd", "mask", "name"} <= set(InotifyEvent.__annotations__)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("MODIFY", "ATTRIB", "CLOSE_WRITE", "MOVED_FROM", "MOVED_TO", "CREATE", "DELETE", "DELETE_SELF", "MOVE_SELF"),
+        *("UNMOUNT", "ONLYDIR", "DONT_FOLLOW", "EXCL_UNLINK", "ISDIR"),
+    ],
+)
+def test_our_masks_are_those_of_watchdog(name: str) -> None:
+    expected = getattr(InotifyConstants, f"IN_{name}", None) or {"DONT_FOLLOW": 0x0200_0000}[name]
+    assert getattr(backend_module, f"_{name}") == expected
+
+
+def test_a_refused_watch_has_the_number_that_we_expect(inotify: Inotify, tmp_path: Path) -> None:
+    """`add_callback` returns -1 for a folder that may not be read; any other error of the kernel raises OSError."""
+    folder = Path(tempfile.mkdtemp(prefix="atlas-unreadable-"))
+    try:
+        folder.chmod(0o000)
+        with without_privileges():
+            wd = inotify._fd.add_callback(os.fsencode(folder), Mask(backend_module._MASK), inotify, CallbackId(99))
+        assert wd == backend_module._NO_ACCESS
+        with pytest.raises(FileNotFoundError):
+            inotify._fd.add_callback(os.fsencode(tmp_path / "x"), Mask(backend_module._MASK), inotify, CallbackId(98))
+    finally:
+        folder.rmdir()
 
 
 def test_every_way_to_save_has_its_kind_of_change(

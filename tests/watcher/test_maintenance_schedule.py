@@ -69,7 +69,7 @@ def runner() -> MaintenanceRunner:
 @pytest.fixture
 def rig(maintenance: FakeMaintenance, runner: MaintenanceRunner) -> Iterator[Rig]:
     """Yield a worker that also does maintenance."""
-    rig = Rig(maintenance=runner, sweep_s=10_000, projects_s=10_000)
+    rig = Rig(maintenance=runner, sweep_s=10_000, projects_s=10_000, journal_s=10_000)
     rig.atlas.maintenance = maintenance
     rig.settle()
     yield rig
@@ -130,9 +130,11 @@ def test_it_does_not_begin_while_there_is_something_to_do(
 ) -> None:
     maintenance.due = False
     rig.now += 121
-    rig.worker._maintain(rig.now, idle=False)
+    runner.allow(idle=False)
+    rig.delivery.step()
     assert maintenance.asked == []
-    rig.worker._maintain(rig.now, idle=True)
+    runner.allow(idle=True)
+    rig.delivery.step()
     runner.join()
     assert len(maintenance.asked) == 1
 
@@ -141,7 +143,7 @@ def test_the_end_stops_it_at_the_next_step(rig: Rig, maintenance: FakeMaintenanc
     rig.leap(121)
     maintenance.steps.release()
     until(lambda: maintenance.answers == [True], "the first step")
-    rig.worker.drain()
+    rig.drain()
     maintenance.steps.release()
     runner.join()
     assert maintenance.answers == [True, False]
@@ -155,7 +157,7 @@ def test_a_step_that_hangs_does_not_delay_the_end(
 ) -> None:
     monkeypatch.setattr("watcher.maintenance._GRACE_S", 0.05)
     rig.leap(121)
-    rig.worker.drain()
+    rig.drain()
     runner.join()
     assert maintenance.answers == []
 

@@ -1,8 +1,10 @@
 """Ways in which editors and agents save files, seen by a real daemon."""
 
+import mmap
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -84,6 +86,50 @@ def symlink(path: Path) -> None:
     path.with_name("link").replace(path)
 
 
+def replace_from_another_folder(path: Path) -> None:
+    fresh = path.parent.with_name("elsewhere")
+    fresh.write_bytes(b"two")
+    fresh.replace(path)
+
+
+def map_into_memory(path: Path) -> None:
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 3) as mapped:
+        mapped[:] = b"two"
+        mapped.flush()
+
+
+def write_slowly(path: Path) -> None:
+    with path.open("wb") as file:
+        for part in (b"t", b"w", b"o"):
+            file.write(part)
+            file.flush()
+            time.sleep(0.02)
+
+
+def edit_with_vim(path: Path, backup: str) -> None:
+    # Vim makes no backup below the system's temporary folder, where this test runs, unless `backupskip` is empty.
+    options = f"set writebackup backupskip= backupcopy={backup}"
+    command = [
+        "vim",
+        "-N",
+        "-u",
+        "NONE",
+        "-i",
+        "NONE",
+        "-es",
+        "-c",
+        options,
+        "-c",
+        "%s/one/two/",
+        "-c",
+        "wq",
+        str(path),
+    ]
+    subprocess.run(command, check=True)
+
+
+needs_vim = pytest.mark.skipif(shutil.which("vim") is None, reason="vim is not installed: apt-get install vim")
+
 SAVES: dict[str, tuple[Callable[[Path], object], bytes]] = {
     "write": (lambda path: path.write_bytes(b"two"), b"two"),
     "append": (append, b"one two"),
@@ -94,17 +140,43 @@ SAVES: dict[str, tuple[Callable[[Path], object], bytes]] = {
     "delete and recreate": (delete_and_recreate, b"two"),
     "hard link": (hard_link, b"two"),
     "symlink": (symlink, b"two"),
+    "temporary file of another folder": (replace_from_another_folder, b"two"),
+    "truncate": (lambda path: os.truncate(path, 2), b"on"),
+    "memory map": (map_into_memory, b"two"),
+    "slow writer": (write_slowly, b"two"),
+    "copy": (lambda path: shutil.copyfile(__file__, path), Path(__file__).read_bytes()),
+    "vim": (lambda path: edit_with_vim(path, "auto"), b"two\n"),
+    "vim with copies": (lambda path: edit_with_vim(path, "yes"), b"two\n"),
     "mode only": (lambda path: path.chmod(0o755), b"one"),
 }
 
 
-@pytest.mark.parametrize("name", SAVES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[needs_vim] if name.startswith("vim ") or name == "vim" else []) for name in SAVES],
+)
 def test_every_way_to_save_makes_one_version(watched: Watched, name: str) -> None:
     atlas, project, root = watched
     save, expected = SAVES[name]
     save(root / "CLAUDE.md")
     until(lambda: len(contents(atlas, project)) == 2, "the save is captured")
     assert contents(atlas, project) == [b"one", expected]
+
+
+def test_a_file_that_is_only_touched_makes_no_version(watched: Watched) -> None:
+    atlas, project, root = watched
+    os.utime(root / "CLAUDE.md", (1, 1))
+    (root / "notes.md").write_bytes(b"later")
+    until(lambda: newest(atlas, project, "notes.md") == b"later", "the later file is captured")
+    assert contents(atlas, project) == [b"one"]
+
+
+def test_a_file_that_is_renamed_out_of_the_folder_is_deleted(watched: Watched, tmp_path: Path) -> None:
+    atlas, project, root = watched
+    (root / "CLAUDE.md").rename(tmp_path / "away")
+    until(lambda: newest(atlas, project) == "deleted", "the deletion is recorded")
+    (tmp_path / "away").rename(root / "CLAUDE.md")
+    until(lambda: newest(atlas, project) == b"one", "it is captured again")
 
 
 def test_a_deletion_is_recorded_and_a_new_file_follows_it(watched: Watched) -> None:

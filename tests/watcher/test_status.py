@@ -13,6 +13,7 @@ from watcher.status import (
     FRESH_S,
     DatabaseStatus,
     FileStatus,
+    JournalNumbers,
     MaintenanceStatus,
     ProjectStatus,
     Status,
@@ -24,12 +25,22 @@ NOW = datetime(2026, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
 
 
 def a_status(**changes: Any) -> Status:
-    file = FileStatus(path="no\udcfftes.md", sha256="ab" * 32, protected_since=NOW, problem=None)
+    file = FileStatus(
+        path="no\udcfftes.md",
+        sha256="ab" * 32,
+        protected_since=NOW,
+        problem=None,
+        state="journal",
+        since=NOW,
+        why="the database is away",
+    )
     project = ProjectStatus(id="1", path="/srv/app", lost=False, problem="odd", files=(file,))
     known: dict[str, Any] = {
         "database": DatabaseStatus(ok=True, since=NOW),
         "projects": (project,),
         "counters": {"events": 3},
+        "journal": JournalNumbers(records=2, bytes=9, oldest_at=NOW),
+        "oldest_pending_at": NOW,
         "maintenance": MaintenanceStatus(at=NOW, outcome="done", removed=7),
     }
     return Status(pid=os.getpid(), started_at=NOW, ready=True, backend="inotify", **{**known, **changes})

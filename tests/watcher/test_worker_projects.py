@@ -8,9 +8,43 @@ from pathlib import Path
 import pytest
 from rig import Rig
 
-from atlas_sdk import Project
+from atlas_sdk import Project, Tracking
+from atlas_sdk.files import Root, Scan
 from watcher.backend import WatchedFolder
 from watcher.debounce import ChangeKind
+from watcher.projects import above
+
+
+def test_folders_of_files_are_those_at_every_depth() -> None:
+    assert above(["CLAUDE.md", "notes/a.md", ".claude/rules/a/b.md"]) == {
+        "notes",
+        ".claude",
+        ".claude/rules",
+        ".claude/rules/a",
+    }
+
+
+def test_warm_start_lists_each_project_once(
+    rig: Rig, app: Project, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / ".claude/rules").mkdir(parents=True)
+    (root / ".claude/rules/a.md").write_text("rule")
+    rig.queue.overflowed()
+    rig.settle(1.0)
+    rig.drain()
+    listed = []
+    real = Tracking.scan
+
+    def counted(tracking: Tracking, folder: Root) -> Scan:
+        listed.append(folder.path)
+        return real(tracking, folder)
+
+    monkeypatch.setattr(Tracking, "scan", counted)
+    later = rig.restarted()
+    later.settle(1.0)
+    assert later.worker.status().ready
+    assert WatchedFolder(app.id, ".claude/rules") in later.backend.watched
+    assert listed == [root]
 
 
 def test_a_file_written_between_listing_and_watch_is_found(rig: Rig, app: Project, root: Path) -> None:

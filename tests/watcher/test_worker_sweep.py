@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -14,6 +15,8 @@ from rig import Rig
 
 from atlas_sdk import DatabaseUnreachable, NotFound, Project
 from atlas_sdk.files import signature
+from watcher.comparison import stale_paths
+from watcher.folder import Folder
 
 
 def test_the_sweep_tells_of_memory_where_it_grew(rig: Rig, app: Project, root: Path) -> None:
@@ -56,7 +59,7 @@ def test_a_user_who_is_gone_stops_no_telling(
 
 
 def test_the_last_thing_tells_of_memory(rig: Rig, app: Project) -> None:
-    rig.worker.drain()
+    rig.drain()
     assert rig.atlas.told == [app.user_id]
 
 
@@ -85,12 +88,13 @@ def test_an_overflow_scans_everything_at_once(rig: Rig, app: Project, root: Path
 def versions(rig: Rig, app: Project) -> list[Version]:
     """Return the versions of the stored file, so that a test can change them as another client.
 
-    The file is so old that the worker relies on the version that it knows.
+    The file and its folder are so old that the worker relies on what it knows about them.
     """
     os.utime(rig.worker._projects.folders[app.id].root / "CLAUDE.md", (1, 1))
     folder = rig.worker._projects.folders[app.id]
     path, known = "CLAUDE.md", folder.known["CLAUDE.md"]
     folder.known[path] = evolve(known, signature=signature(folder.root, path))
+    folder.folders[""] = folder.stamp("")
     assert folder.is_unchanged()
     return rig.atlas.history[app.id, path]
 
@@ -107,6 +111,35 @@ def test_the_sweep_finds_that_another_client_stored_something_else(
 
 
 def test_the_sweep_finds_that_another_client_stored_a_deletion(rig: Rig, app: Project, versions: list[Version]) -> None:
+    rig.atlas.delete(app, "CLAUDE.md", kind="auto")
+    rig.settle(65.0)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", None, b"one"]
+
+
+def test_known_content_that_comes_back_is_compared_at_once(rig: Rig, app: Project, root: Path) -> None:
+    """Another client stores a version and puts the file back: the content on the disk is the one the daemon knows."""
+    mode = rig.atlas.history[app.id, "CLAUDE.md"][0][0].mode
+    rig.settle(3.0)
+    rig.atlas.append(app, "CLAUDE.md", "auto", hashlib.sha256(b"half").digest(), b"half", mode)
+    (root / "CLAUDE.md").write_text("one")
+    rig.event(app, "CLAUDE.md")
+    rig.settle(3.0)
+    assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"half", b"one"]
+
+
+def test_fault_in_one_comparison_does_not_stop_the_others(
+    rig: Rig, app: Project, versions: list[Version], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.with_name("evil").mkdir()
+    evil = rig.atlas.add(root.with_name("evil"))
+    rig.settle(3.0)
+
+    def is_broken(folder: Folder, *arguments: object, **options: object) -> Iterator[str]:
+        if folder.id == evil.id:
+            raise RecursionError
+        return stale_paths(folder, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("watcher.worker.stale_paths", is_broken)
     rig.atlas.delete(app, "CLAUDE.md", kind="auto")
     rig.settle(65.0)
     assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", None, b"one"]
