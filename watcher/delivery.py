@@ -39,7 +39,7 @@ class Observer(Protocol):
         """Compare projects with their newest versions in the database, as they were at the time `began`."""
 
 
-class Delivery:
+class DeliveryThread:
     """Everything that the daemon asks the database: delivery, the list of projects, comparisons, memory, maintenance.
 
     `run` is the thread. Any thread may call the methods in the first part; they never block.
