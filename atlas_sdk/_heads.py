@@ -68,7 +68,8 @@ class HeadCache:
 
     def written(self, key: Key, head: Head, *, seen: bytes | None) -> None:
         """Keep a head that was just written, and tell other clients; `seen` is the stamp from before the statement."""
-        self.put(key, evolve(head, stamp=self._publish(key, seen)))
+        stamp = self._publish(key, seen)
+        self.put(key, head if stamp == head.stamp else evolve(head, stamp=stamp))
 
     def deleted(self, key: Key) -> None:
         """Forget the head of a file that was just recorded as deleted, and tell other clients."""

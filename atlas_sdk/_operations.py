@@ -26,6 +26,7 @@ from atlas_sdk.ops import (
     retention,
     schema,
     sessions,
+    snapshot_many,
     summaries,
     usage,
     users,
@@ -101,7 +102,7 @@ class MemoryOperations:
     """Every version of every memory file: the operations that may be part of a transaction."""
 
     snapshot = method(memory.snapshot)
-    snapshot_many = method(memory.snapshot_many)
+    snapshot_many = method(snapshot_many.snapshot_many)
     capture = method(memory.capture)
     delete = method(memory.delete)
     deliver = method(delivery.deliver)

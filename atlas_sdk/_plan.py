@@ -5,7 +5,7 @@ I/O. One plan runs on the blocking driver, on the asyncio driver, and in tests t
 a chosen order. A plan keeps its state in local variables only, so a retry just starts a new plan.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from atlas_sdk._context import Context
 
 __all__ = [
+    "Array",
     "Begin",
     "Commit",
     "Effect",
@@ -97,6 +98,18 @@ class Json:
     """A parameter for a jsonb column."""
 
     value: object
+
+
+@frozen
+class Array:
+    """A parameter for an array column or an array of a batch, one of the types of `_drive.arrays`; None is NULL.
+
+    The statement casts the parameter to the same type.
+    """
+
+    #: "uuid", "text", "bytea", "int4", "int8" or "timestamptz".
+    of: str
+    values: Sequence[object]
 
 
 @frozen

@@ -1,12 +1,14 @@
 """Format log records, each on one line, even if a name or an error in the record has line ends."""
 
+import json
 import logging
 import sys
-from typing import Final
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from atlas_sdk.text import visible
 
-__all__ = ["DAEMON_LAYOUT", "LogFormatter", "log_to_stderr"]
+__all__ = ["DAEMON_LAYOUT", "JsonFormatter", "LogFormatter", "log_to_stderr"]
 
 #: The layout of the watcher's lines.
 DAEMON_LAYOUT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -50,12 +52,43 @@ class LogFormatter(logging.Formatter):
         return scrubbed(text, self.dsn)
 
 
-def log_to_stderr(level: int | str, layout: str, *, dsn: str | None = None) -> LogFormatter:
+class JsonFormatter(LogFormatter):
+    """A formatter that writes each record as one JSON object on one line, in ASCII.
+
+    An ordinary record has the keys `event` ("log"), `at`, `level`, `logger` and `message`, and `traceback` if it has
+    one. A record with the attribute `fields`, a dictionary, becomes that dictionary.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        fields: dict[str, Any] | None = getattr(record, "fields", None)
+        if fields is None:
+            fields = {
+                "event": "log",
+                "at": datetime.fromtimestamp(record.created, UTC),
+                "level": record.levelname.lower(),
+                "logger": record.name,
+                "message": self._masked(visible(record.getMessage(), keep="\t")),
+            }
+            if record.exc_info:
+                fields["traceback"] = [
+                    line.strip("\n") for line in self._indented(self.formatException(record.exc_info))
+                ]
+        return json.dumps(fields, default=_to_json)
+
+
+def _to_json(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return str(value)
+
+
+def log_to_stderr(level: int | str, layout: str, *, dsn: str | None = None, as_json: bool = False) -> LogFormatter:
     """Make the program log to stderr; return the formatter, whose `dsn` the caller may set later.
 
-    If logging is set up already, this changes nothing.
+    With `as_json`, each line is a JSON object. If logging is set up already, this changes nothing.
     """
-    formatter = LogFormatter(layout, dsn=dsn)
+    formatter = JsonFormatter(layout, dsn=dsn) if as_json else LogFormatter(layout, dsn=dsn)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler])

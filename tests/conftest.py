@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import argon2
 import psycopg
 import pytest
-from client_adapter import KINDS, opener
-from databases import Databases, OfServer
+from client_adapter import KINDS
+from databases import Databases, OfServer, close_connections
 from embedded_homes import embedded_server
 from made_once import copy_content, made_once, server_folder, share_folder
+from warm_clients import warm_client
 
 from atlas_sdk import Atlas
 from atlas_sdk._embedded import EmbeddedServer
+from atlas_sdk.ops import passwords
 
 # A process that a shell script starts in the background (`make test &`) ignores Ctrl-C, and so do its child processes.
 # The tests interrupt some of their child processes.
@@ -65,6 +68,7 @@ def atlas_home() -> Iterator[Path]:
             connection.execute("ALTER SYSTEM SET fsync = off")
             connection.execute("SELECT pg_reload_conf()")
         yield server.home
+        close_connections()
 
 
 def _run(arguments: list[str], account: pwd.struct_passwd | None) -> None:
@@ -98,6 +102,7 @@ def _system_server() -> Iterator[str]:
     start = [str(binaries / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start"]
     _run(start, account)
     yield f"postgresql:///postgres?host={quote(str(folder), safe='')}&user=atlas"
+    close_connections()
     _run([str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop"], account)
     shutil.rmtree(folder)
 
@@ -149,7 +154,7 @@ def migrated(dsn: str) -> Iterator[psycopg.Connection[Any]]:
 @pytest.fixture
 def atlas(dsn: str) -> Iterator[Atlas]:
     """Yield a blocking client on a fresh database."""
-    with Atlas.open(dsn) as client:
+    with warm_client("blocking", dsn) as client:
         yield client
 
 
@@ -163,8 +168,8 @@ def embedded(atlas_home: Path) -> Iterator[Atlas]:
 @pytest.fixture(params=KINDS)
 def client(request: pytest.FixtureRequest, dsn: str) -> Iterator[Any]:
     """Yield a client on a fresh database, once of each kind. Tests call both kinds without `await`."""
-    with opener(request.param) as open_client:
-        yield open_client(dsn)
+    with warm_client(request.param, dsn) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -175,3 +180,12 @@ def folder(tmp_path: Path) -> Path:
     (project / "CLAUDE.md").write_bytes(b"# Rules\n\nBe kind.\n")
     (project / "notes.md").write_bytes(b"- first\n")
     return project
+
+
+@pytest.fixture
+def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> argon2.PasswordHasher:
+    """Make new hashes a hundred times cheaper; return a still cheaper hasher, to make hashes of another program."""
+    monkeypatch.setattr(passwords, "_TIME_COST", 1)
+    monkeypatch.setattr(passwords, "_MEMORY_KIB", 512)
+    monkeypatch.setattr(passwords, "_LANES", 1)
+    return argon2.PasswordHasher(time_cost=1, memory_cost=256, parallelism=1)

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from attrs import define, field
 from psycopg.sql import SQL, Identifier
+from warm_clients import WARM
 
 from atlas_sdk import Atlas
 from atlas_sdk._embedded import locks
@@ -49,6 +50,7 @@ SELECT sum(hashtextextended(known, 0)) FROM (
 _OTHERS = """
 SELECT 1 FROM pg_stat_activity
 WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+    AND pid <> ALL (%s)
 """
 _TABLES = """
 SELECT c.relname, pg_relation_size(c.oid) AS bytes
@@ -59,6 +61,10 @@ _RESTART = """
 SELECT setval(format('%I.%I', schemaname, sequencename)::regclass, start_value, false)
 FROM pg_sequences WHERE last_value IS NOT NULL
 """
+
+
+#: The connections that clean the databases, which would otherwise read the catalogues anew each time.
+_cleaners: dict[str, psycopg.Connection[Any]] = {}
 
 
 def in_database(url: str, name: str) -> str:
@@ -123,18 +129,21 @@ class Databases:
 
     def drop(self, url: str) -> None:
         """Drop a database and end its connections."""
+        WARM.forget(url)
+        if url in _cleaners:
+            _cleaners.pop(url).close()
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {name_of(url)} WITH (FORCE)")
 
     def _cleaned(self, url: str) -> bool:
         """Delete the rows that a test left. Return False if it also changed the schema or left a connection."""
-        with psycopg.connect(url, autocommit=True) as connection:
-            for _ in locks.polling(_LEAVE_S):
-                if connection.execute(_OTHERS).fetchone() is None:
-                    break
-            else:
-                return False
-            connection.autocommit = False
+        connection = _cleaner(url)
+        for _ in locks.polling(_LEAVE_S):
+            if connection.execute(_OTHERS, (WARM.backends(url),)).fetchone() is None:
+                break
+        else:
+            return False
+        with connection.transaction():
             if connection.execute(_CATALOGUES).fetchone() != self._catalogues:
                 return False
             # Switch triggers off, because the triggers of some tables refuse deletions.
@@ -160,3 +169,19 @@ OfServer = Callable[[str], Databases]
 def _rows_of(connection: psycopg.Connection[Any], table: str) -> object:
     whole = SQL("SELECT array_agg(t::text ORDER BY t::text) FROM {} AS t").format(Identifier(table))
     return connection.execute(whole).fetchone()
+
+
+def _cleaner(url: str) -> psycopg.Connection[Any]:
+    """Return the connection that cleans a database; open a new one if a test has ended the last one."""
+    try:
+        _cleaners[url].execute("SELECT")
+    except (KeyError, psycopg.OperationalError):
+        _cleaners[url] = psycopg.connect(url, autocommit=True, prepare_threshold=1)
+    return _cleaners[url]
+
+
+def close_connections() -> None:
+    """Close all connections that stay open between tests. A server stops only after its last connection."""
+    WARM.forget()
+    while _cleaners:
+        _cleaners.popitem()[1].close()

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from client_adapter import Adapter
 from patience import PATIENCE_S
+from warm_clients import WARM
 
 from atlas_sdk import DatabaseUnreachable, User
 from atlas_sdk._connect import new_id
@@ -20,10 +21,11 @@ from atlas_sdk._embedded import locks
 class QuotaClient(Adapter):
     """A client of either kind, with short names for the calls that tests of quotas make most."""
 
-    def __init__(self, kind: str, dsn: str | None, **options: Any) -> None:
+    def __init__(self, kind: str, dsn: str | None, *, warm: bool = False, **options: Any) -> None:
         super().__init__(kind)
+        self._is_warm = warm
         #: The client itself, without the adapter.
-        self.atlas = self.open(dsn, **options)
+        self.atlas = WARM.open(self, str(dsn)) if warm else self.open(dsn, **options)
         self._adapted = self.wrap(self.atlas)
 
     def __getattr__(self, name: str) -> Any:
@@ -61,7 +63,10 @@ class QuotaClient(Adapter):
         return backend._runner  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Close the client and its event loop."""
+        """Close the client and its event loop, or leave its connections to the next one."""
+        if self._is_warm:
+            WARM.close(self, self.atlas)
+            return
         self.do(self.atlas.close())
         super().close()
 

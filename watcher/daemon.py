@@ -4,18 +4,17 @@ import logging
 import os
 import platform
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from uuid import UUID
 
-from atlas_sdk import Atlas, Attribution, FileProblem, Project
+from atlas_sdk import Atlas, Attribution, FileProblem, InvalidInput, Project
 from atlas_sdk.actor import login_name, new_id
 from atlas_sdk.config import home_folder
 from atlas_sdk.journal import Journal, KnownHead
@@ -30,6 +29,7 @@ from watcher.event_queue import EventQueue
 from watcher.lock import AlreadyRunning, take
 from watcher.maintenance import MaintenanceRunner, RetentionPolicy
 from watcher.mounts import Mounts
+from watcher.notify import HANGS_S, Notifier
 from watcher.polling import MountAware, Polling
 from watcher.status import Status
 from watcher.worker import Worker
@@ -53,14 +53,18 @@ def run(
     timing: Timing | None = None,
     backend: Backend | None = None,
     retention: RetentionPolicy | None = None,
+    reread: Callable[[], RetentionPolicy | None] | None = None,
+    told: Callable[[Status], None] | None = None,
 ) -> int:
     """Watch every registered project until `stop` is set, or without one until SIGTERM or SIGINT; return the exit code.
 
     Without `dsn`, the daemon uses the embedded server of `home`; without `home`, the usual home. Every change goes into
     the journal of the home, and from there to the database. Another thread calls `ready` once, when every project is
-    watched and was compared. With `retention` the daemon does maintenance once a day, see `watcher.maintenance`.
-    Returns 1, with a sentence in the log, when another daemon has this home, another OS user may change the home, or
-    the journal cannot be opened. Without `stop`, call `run` from the main thread: no other thread can handle signals.
+    watched and was compared. With `retention` the daemon does maintenance once a day, see `watcher.maintenance`. At
+    SIGHUP, the daemon calls `reread` for the new policy, and reads the list of projects again; without `reread` it
+    ends. The worker's thread calls `told` with each status. Returns 1, with a sentence in the log, when another daemon
+    has this home, another OS user may change the home, or the journal cannot be opened. Without `stop`, call `run` from
+    the main thread: no other thread can handle signals.
     """
     folder = home_folder() if home is None else home
     try:
@@ -79,15 +83,17 @@ def run(
     try:
         active = [project for project in projects if project.status == "active"]
         _serve(
-            journal,
-            (active, heads),
-            dsn,
-            folder,
-            stop,
-            ready,
-            timing or Timing(),
-            backend or _system_backend(),
-            retention,
+            journal=journal,
+            remembered=(active, heads),
+            dsn=dsn,
+            home=folder,
+            stop=stop,
+            ready=ready,
+            timing=timing or Timing(),
+            backend=backend or _system_backend(),
+            retention=retention,
+            reread=reread,
+            told=told,
         )
     finally:
         os.close(lock)
@@ -95,6 +101,7 @@ def run(
 
 
 def _serve(
+    *,
     journal: Journal,
     remembered: Remembered,
     dsn: str | None,
@@ -104,6 +111,8 @@ def _serve(
     timing: Timing,
     backend: Backend,
     retention: RetentionPolicy | None,
+    reread: Callable[[], RetentionPolicy | None] | None,
+    told: Callable[[Status], None] | None,
 ) -> None:
     queue = EventQueue(timing, clock=time.monotonic)
     backend = _started(backend, queue)
@@ -113,19 +122,10 @@ def _serve(
     # Allow two connections: the delivery uses one, and maintenance uses the other.
     connect = partial(Atlas.open, dsn, home=home, attribution=attribution, connect_timeout_s=_CONNECT_S, pool_max=2)
     database = Database(connect)
-    told = False
-
-    def report(now: Status) -> None:
-        nonlocal told
-        with _disk_may_be_full():
-            status.write(home, now)
-        if now.ready and not told:
-            told = True
-            notify("READY=1")
-            if ready is not None:
-                ready()
-
-    maintenance = None if retention is None else MaintenanceRunner(retention)
+    worker: Worker
+    notifier = Notifier(lambda: time.monotonic() - worker.alive_at < HANGS_S)
+    # A later SIGHUP may switch maintenance on.
+    maintenance = None if retention is None and reread is None else MaintenanceRunner(retention)
     delivery = Delivery(
         database=database,
         journal=journal,
@@ -145,7 +145,7 @@ def _serve(
         timing=timing,
         clock=time.monotonic,
         started=started,
-        report=report,
+        report=_Reporter(home, notifier, ready=ready, told=told).report,
         maintenance=maintenance,
     )
     worker.load(*remembered)
@@ -154,18 +154,21 @@ def _serve(
     # A daemon thread, because a connection attempt to a host that does not answer must not keep the process alive.
     deliverer = threading.Thread(target=delivery.run, name="atlas-delivery", daemon=True)
     try:
-        with _signals(queue) if stop is None else nullcontext():
+        reload = None if reread is None else partial(_reload, reread, maintenance, notifier, delivery)
+        with _signals(queue, notifier, reload) if stop is None else nullcontext():
             deliverer.start()
             thread.start()
-            if stop is None:
-                # Join the thread instead of waiting for the event: a signal's handler runs in this thread, and must not
-                # need a lock that this thread holds.
-                thread.join()
-            else:
-                stop.wait()
-                notify("STOPPING=1")
+            if stop is not None:
+                while not stop.wait(notifier.interval_s):
+                    notifier.tick()
+                notifier.stopping()
                 queue.stop()
-                thread.join()
+            # Join the thread instead of waiting for the event: a signal's handler runs in this thread, and must not
+            # need a lock that this thread holds.
+            while thread.is_alive():
+                notifier.tick()
+                thread.join(notifier.interval_s)
+            notifier.tick()
             # The changes are in the journal now. Deliver them, if there is time. While the database is away, the
             # thread may be in an attempt to connect: do not wait for that.
             deadline = (worker.drained_from or time.monotonic()) + timing.drain_s
@@ -180,6 +183,53 @@ def _serve(
         if not deliverer.is_alive():
             database.close()
             journal.close()
+
+
+class _Reporter:
+    """The receiver of each status of the worker, which passes the status on."""
+
+    def __init__(
+        self,
+        home: Path,
+        notifier: Notifier,
+        *,
+        ready: Callable[[], None] | None,
+        told: Callable[[Status], None] | None,
+    ) -> None:
+        self._home = home
+        self._notifier = notifier
+        self._ready = ready
+        self._told = told
+
+    def report(self, now: Status) -> None:
+        """Write a status to its file; tell it to systemd and to the caller of `run`."""
+        with _disk_may_be_full():
+            status.write(self._home, now)
+        self._notifier.report(now)
+        if self._told is not None:
+            self._told(now)
+        if now.ready and self._ready is not None:
+            ready, self._ready = self._ready, None
+            ready()
+
+
+def _reload(
+    reread: Callable[[], RetentionPolicy | None],
+    maintenance: MaintenanceRunner | None,
+    notifier: Notifier,
+    delivery: Delivery,
+) -> None:
+    """Read the settings again, and ask for the list of projects."""
+    notifier.reloading()
+    # A wrong settings file must not end a daemon that works.
+    try:
+        policy = reread()
+    except InvalidInput as problem:
+        _log.warning("%s; the settings stay as they were", problem)
+    else:
+        if maintenance is not None:
+            maintenance.retention = policy
+    delivery.list_soon(notifier.reloaded)
 
 
 def _system_backend() -> Backend:
@@ -214,13 +264,23 @@ def _work(worker: Worker, ended: threading.Event) -> None:
 
 
 @contextmanager
-def _signals(queue: EventQueue) -> Iterator[None]:
-    def handle(number: int, _: FrameType | None) -> None:
+def _signals(queue: EventQueue, notifier: Notifier, reload: Callable[[], None] | None) -> Iterator[None]:
+    """Handle signals. Without `reload`, SIGHUP ends the daemon, as the closing of its terminal should."""
+
+    def end(number: int, _: FrameType | None) -> None:
         _log.info("%s: storing what is left", signal.Signals(number).name)
-        notify("STOPPING=1")
+        notifier.stopping()
         queue.stop()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    def hang_up(number: int, frame: FrameType | None) -> None:
+        if reload is None:
+            end(number, frame)
+            return
+        _log.info("%s: reading the settings and the list of projects again", signal.Signals(number).name)
+        reload()
+
+    handlers = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: hang_up}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
@@ -235,13 +295,3 @@ def _disk_may_be_full() -> Iterator[None]:
         yield
     except OSError as error:
         _log.warning("cannot write the status file: %s", error)
-
-
-def notify(message: str) -> None:
-    """Send a message to systemd, if systemd started this process with Type=notify (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        # A leading @ stands for the NUL of an abstract address.
-        channel.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)

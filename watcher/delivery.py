@@ -73,6 +73,7 @@ class Delivery:
         self._untidy: set[UUID] = set()
         self._compares_all = False
         self._lists = False
+        self._then: list[Callable[[], None]] = []
         self._deadline: float | None = None
         #: What this thread knows.
         self._projects: dict[UUID, Project] = {}
@@ -110,10 +111,12 @@ class Delivery:
             self._untidy.add(project)
             self._wake()
 
-    def list_soon(self) -> None:
-        """Ask for the list of projects: there may be a new one."""
+    def list_soon(self, then: Callable[[], None] | None = None) -> None:
+        """Ask for the list of projects: there may be a new one. `then` is called after the next attempt to read it."""
         with self._changed:
             self._lists = True
+            if then is not None:
+                self._then.append(then)
             self._wake()
 
     def stop(self, deadline: float) -> None:
@@ -155,7 +158,12 @@ class Delivery:
     def step(self) -> float:
         """Do the work that is due; return the time at which the next step is due."""
         before = (self.delivered, self.errors, self._database.status)
+        with self._changed:
+            then, self._then = self._then, []
         at = self._step()
+        for one in then:
+            # The worker takes the list first, and then makes this call.
+            self._post(one)
         if before != (self.delivered, self.errors, self._database.status) and self.observer is not None:
             self._post(self.observer.delivered)
         return at

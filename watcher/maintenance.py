@@ -48,12 +48,15 @@ class RetentionPolicy:
 class MaintenanceRunner:
     """A runner of maintenance in its own thread. The worker decides when a run begins."""
 
-    def __init__(self, retention: RetentionPolicy) -> None:
-        self._retention = retention
+    def __init__(self, retention: RetentionPolicy | None) -> None:
+        #: The policy of the next run; None while maintenance is off. Any thread may replace it.
+        self.retention = retention
         self._thread: threading.Thread | None = None
         #: Set while the worker has nothing else to do.
         self._idle = threading.Event()
         self._stopping = False
+        #: True after a run that did not begin, because maintenance is off.
+        self._skipped = False
         #: The last run that the database knows of, by any watcher or command; None when there is none.
         self.status: MaintenanceStatus | None = None
 
@@ -67,14 +70,22 @@ class MaintenanceRunner:
         return self._idle.is_set()
 
     def begin(self, atlas: Atlas) -> None:
-        """Start a run, unless the daemon is about to end."""
-        if not self._stopping:
+        """Start a run, unless maintenance is off or the daemon is about to end."""
+        retention = self.retention
+        if retention is None:
+            self._skipped = True
+        elif not self._stopping:
             # Use a daemon thread: a statement that hangs must not keep the process alive.
-            self._thread = threading.Thread(target=self._run, args=(atlas,), name="atlas-maintenance", daemon=True)
+            self._thread = threading.Thread(
+                target=self._run, args=(atlas, retention), name="atlas-maintenance", daemon=True
+            )
             self._thread.start()
 
     def take_ended(self) -> bool:
-        """Return True for the first call after a run has ended, else False."""
+        """Return True for the first call after a run has ended or was skipped, else False."""
+        if self._skipped:
+            self._skipped = False
+            return True
         if self._thread is None or self._thread.is_alive():
             return False
         self._thread = None
@@ -92,12 +103,12 @@ class MaintenanceRunner:
 
     # The maintenance thread runs the methods below.
 
-    def _run(self, atlas: Atlas) -> None:
+    def _run(self, atlas: Atlas, retention: RetentionPolicy) -> None:
         try:
             reports = atlas.maintenance.run_if_due(
-                keep_auto=self._retention.auto,
-                keep_stopped_previews=self._retention.stopped_previews,
-                keep_events=self._retention.events,
+                keep_auto=retention.auto,
+                keep_stopped_previews=retention.stopped_previews,
+                keep_events=retention.events,
                 batch=_BATCH,
                 progress=self._may_go_on,
             )

@@ -13,6 +13,7 @@ from atlas_sdk.files import hold
 from atlas_sdk.journal import Journal, JournalProblem, KnownHead
 from watcher.backend import Backend
 from watcher.capture import Look, Reader
+from watcher.captures import CaptureLog
 from watcher.debounce import ChangeKind, Due, Timing
 from watcher.event_queue import EventQueue
 from watcher.folder import Folder
@@ -57,6 +58,7 @@ class WatchedProjects:
     _clock: Callable[[], float]
     _scheduler: Scheduler
     folders: dict[UUID, Folder] = field(init=False, factory=dict)
+    _captures: CaptureLog = field(init=False, factory=CaptureLog)
     counters: dict[str, int] = field(init=False, factory=lambda: dict.fromkeys(_COUNTERS, 0))
     #: The reason why the last append failed; None if it did not.
     journal_problem: str | None = field(init=False, default=None)
@@ -209,6 +211,8 @@ class WatchedProjects:
     def _apply(self, folder: Folder, look: Look, *, last: bool) -> None:
         self.count("captures")
         folder.note(look.path, None)
+        if look.record is not None:
+            self._captures.tell(folder, look.record)
         if look.head is not None:
             folder.take(look.head)
         if look.record is not None:

@@ -7,7 +7,8 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.adapt import Buffer, Dumper
 
-from atlas_sdk._plan import Json, Query
+from atlas_sdk._drive.arrays import ArrayDumper
+from atlas_sdk._plan import Array, Json, Query
 from atlas_sdk.errors import InvalidInput
 
 __all__ = ["arguments", "columns_of"]
@@ -26,6 +27,7 @@ class _JsonDumper(Dumper):
 
 
 psycopg.adapters.register_dumper(Json, _JsonDumper)
+psycopg.adapters.register_dumper(Array, ArrayDumper)
 
 
 def arguments(query: Query) -> tuple[LiteralString, Mapping[str, object] | None]:

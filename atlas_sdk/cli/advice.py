@@ -27,7 +27,7 @@ def holds_everything(folder: Path) -> bool:
 def init_advice(path: str) -> str:
     """Return advice to append to a message: protect this folder, or, for the home folder or `/`, a project's folder."""
     if holds_everything(Path(os.path.realpath(path))):
-        return "; go to a project's folder and run: atlasctl init"
+        return "; go to a project's folder and run: atlasctl init; for your own memory run: atlasctl init --user"
     return f"; run: atlasctl init {named(path)}"
 
 

@@ -13,7 +13,9 @@ from atlas_sdk.cli.json_output import fields_of
 from atlas_sdk.cli.output import count, plain
 
 if TYPE_CHECKING:
-    from atlas_sdk.provision import Address, Diagnosis
+    from collections.abc import Iterable
+
+    from atlas_sdk.provision import Address, Diagnosis, Finding
 
 _MARKS: Final = {
     "ok": ("✓", "green"),
@@ -37,20 +39,25 @@ def doctor(run: Invocation) -> int:
     database as `db init`. Exits with 1 for a problem (not for a warning, !), with 5 without a connection. Suggested
     commands that end with a semicolon are for psql, the others for a shell.
     """
+    found, address = diagnose(run)
+    _print(run, found, address)
+    if not found.reachable:
+        return DatabaseUnreachable.exit_code
+    return 0 if found.ok else FAILED
+
+
+def diagnose(run: Invocation) -> "tuple[Diagnosis, Address]":
+    """Examine the database of this call; return the diagnosis, whose commands reach it, and its address."""
     from atlas_sdk.cli.addressing import configured_or_variables
     from atlas_sdk.provision import embedded, examine
 
     address = configured_or_variables(run)
     if address is None:
-        with embedded(run.settings.folder) as joined:
-            found = examine(joined, home=run.settings.folder)
-            address = joined
+        with embedded(run.settings.folder) as address:
+            found = examine(address, home=run.settings.folder)
     else:
         found = examine(address, home=run.settings.folder)
-    _print(run, _aimed(run, address, found), address)
-    if not found.reachable:
-        return DatabaseUnreachable.exit_code
-    return 0 if found.ok else FAILED
+    return _aimed(run, address, found), address
 
 
 def _aimed(run: Invocation, address: "Address", found: "Diagnosis") -> "Diagnosis":
@@ -75,14 +82,24 @@ def _print(run: Invocation, found: "Diagnosis", address: "Address") -> None:
         return
     run.out.note(f"examining {found.place} (from {found.source})")
     for one in found.findings:
-        mark, color = _MARKS[one.verdict]
-        run.out.line(f"{run.out.style(mark, fg=color)} {one.name.ljust(_NAME_WIDTH)}  {plain(one.detail)}")
-        for line in one.fix:
-            run.out.line(f"    {run.out.style(plain(line), bold=not line.startswith('#'))}")
+        print_finding(run, one)
     if address.secrets and any(address.option and address.option in line for one in found.findings for line in one.fix):
         left_out = ", ".join(address.secrets)
         run.out.note(f"the commands leave the {left_out} out: {_GIVEN_BY.get(left_out, 'add what they need yourself')}")
-    problems = sum(one.verdict == "problem" for one in found.findings)
-    warnings = sum(one.verdict == "warning" for one in found.findings)
+    print_totals(run, found.findings)
+
+
+def print_finding(run: Invocation, one: "Finding") -> None:
+    """Print a finding, and below it its advice."""
+    mark, color = _MARKS[one.verdict]
+    run.out.line(f"{run.out.style(mark, fg=color)} {one.name.ljust(_NAME_WIDTH)}  {plain(one.detail)}")
+    for line in one.fix:
+        run.out.line(f"    {run.out.style(plain(line), bold=not line.startswith('#'))}")
+
+
+def print_totals(run: Invocation, findings: "Iterable[Finding]") -> None:
+    """Print the numbers of problems and warnings."""
+    verdicts = [one.verdict for one in findings]
+    problems, warnings = verdicts.count("problem"), verdicts.count("warning")
     told = [count(number, name) for number, name in ((problems, "problem"), (warnings, "warning")) if number]
     run.out.note(", ".join(told) or "all is well")

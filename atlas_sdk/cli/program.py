@@ -20,10 +20,12 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "init": ("init", "Protect a folder: register it and capture its memory files."),
     },
     "Protect": {
+        "files": ("files", "List the memory files and the rule that tracks each one."),
         "status": ("status", "Tell for every memory file whether it is protected now."),
         "snapshot": ("snapshot", "Capture what changed."),
         "checkpoint": ("checkpoints", "Name the state of all memory files."),
         "watch": ("watch", "Capture every change from now on, until interrupted."),
+        "service": ("service", "Run the watcher as a service: it starts by itself, and again after a crash."),
     },
     "Look": {
         "log": ("log", "List versions, newest first."),
@@ -45,6 +47,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "Operate": {
         "forget": ("forget", "Stop protecting a folder; its history is kept."),
+        "doctor": ("doctor", "Check the whole way of a change: watcher, journal, database, and back."),
         "verify": ("verify", "Read back every version and hash it again."),
         "db": ("db", "Look after the database."),
         "completion": ("completion", "Print the completion script of a shell."),

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from atlas_sdk import AtlasError
+from atlas_sdk.cli.capturing import note_lookalikes
 from atlas_sdk.cli.command import Command
 from atlas_sdk.cli.failures import NOT_PROTECTED
 from atlas_sdk.cli.invocation import Invocation, pass_run
-from atlas_sdk.cli.json_output import fields_of, of_memory, of_project
+from atlas_sdk.cli.json_output import fields_of, of_memory, of_project, of_skipped
 from atlas_sdk.cli.output import Output, count, size
 from atlas_sdk.text import printable
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 #: the watcher is about to capture the file. "gone": the file was deleted, and its last content is stored. "untracked":
 #: the rules do not track the file any more; its history is kept.
 _AT_RISK: Final = frozenset({"changed", "new", "unkept", "problem"})
+#: The state of a file that looks like memory. It is not protected, and no fault: the exit code stays 0.
+_NOT_TRACKED: Final = "not_tracked"
 #: A running watcher captures a change within seconds, so the watcher has missed a change that is older than this.
 _YOUNG_S: Final = 10.0
 
@@ -79,6 +82,7 @@ def _report(atlas: "Atlas", project: "Project", at_work: "Status | None") -> lis
         return [_entry(".", "problem", problem=str(problem))]
     entries = [_entry(skipped.path or ".", "problem", problem=skipped.reason) for skipped in scan.skipped]
     entries += [_entry(link.path, "gone", version=newest.get(link.path), problem=link.reason) for link in scan.dangling]
+    entries += [_entry(one.path or ".", _NOT_TRACKED, problem=one.reason) for one in scan.lookalikes]
     known = {path for path, version in newest.items() if not version.deleted}
     unseen = known - set(scan.paths) - {str(entry["path"]) for entry in entries}
     entries += [
@@ -181,12 +185,24 @@ def _print_json(
             database_problem=watcher.database.problem,
         )
     projects = [
-        {**of_project(project), "files": [{**entry, "path": to_text(str(entry["path"]))} for entry in files]}
+        {
+            **of_project(project),
+            "files": [{**entry, "path": to_text(str(entry["path"]))} for entry in _tracked(files)],
+            "not_tracked": [of_skipped(path, reason) for path, reason in _lookalikes(files)],
+        }
         for project, files in reports
     ]
     run.out.record(
         {"protected": protected, "watcher": about_watcher, "memory": of_memory(memory), "projects": projects}
     )
+
+
+def _tracked(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [entry for entry in files if entry["state"] != _NOT_TRACKED]
+
+
+def _lookalikes(files: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(str(entry["path"]), str(entry["problem"])) for entry in files if entry["state"] == _NOT_TRACKED]
 
 
 def _show_memory(out: Output, memory: "MemoryUsage") -> None:
@@ -232,7 +248,7 @@ def _show(
     for project, files in reports:
         out.line()
         out.line(out.style(printable(project.path), bold=True))
-        for entry in files:
+        for entry in _tracked(files):
             if entry["problem"] is not None:
                 out.warn(str(entry["problem"]))
         out.table(
@@ -244,9 +260,10 @@ def _show(
                     "" if entry["size"] is None else size(int(entry["size"])),
                     "no version yet" if entry["since"] is None else out.when(entry["since"]),
                 )
-                for entry in files
+                for entry in _tracked(files)
             ],
             styles=("", "", "bold", "dim", "dim"),
         )
+        note_lookalikes(out, _lookalikes(files))
     if at_risk:
         out.note(f"\n{count(at_risk, 'file')} not protected; atlasctl snapshot captures what can be captured")

@@ -77,11 +77,15 @@ def to_text(path: str) -> str:
     """
     if "\0" in path:
         raise InvalidInput(f"{named(path)} contains a NUL; no file can have that name", field="path")
+    if path.isascii() and "\\" not in path:
+        return path
     return os.fsencode(path).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
 def from_text(text: str) -> str:
     """Return the path from which `to_text` made this text. Raises `InvalidInput` for any other text."""
+    if text.isascii() and "\\" not in text and "\0" not in text:
+        return text
     try:
         raw = _ESCAPE.sub(lambda found: b"\\" if found[1] is None else bytes.fromhex(found[1].decode()), text.encode())
         path = os.fsdecode(raw)

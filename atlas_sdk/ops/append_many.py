@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 
 from atlas_sdk._context import Context
 from atlas_sdk._heads import Key
-from atlas_sdk._plan import Plan, context, local, many, one
+from atlas_sdk._plan import Array, Plan, context, local, many, one
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AtlasError, InvalidInput, NotFound, QuotaExceeded
 from atlas_sdk.files import to_text
@@ -23,14 +23,14 @@ from atlas_sdk.ops.contents import blob_contents
 from atlas_sdk.ops.heads import read_heads
 from atlas_sdk.ops.new_version import NewVersion, Refused
 
-__all__ = ["append_many"]
+__all__ = ["MOST_BYTES", "MOST_VERSIONS", "append_many"]
 
 sql = statements("memory")
 
 #: The most versions and bytes of content in one statement. More versions would not be faster, and would lock their
 #: files for longer.
-_MOST_VERSIONS = 500
-_MOST_BYTES = 16 * 2**20
+MOST_VERSIONS = 500
+MOST_BYTES = 16 * 2**20
 #: The most bytes of old contents that are in memory at once for the deltas of one statement.
 _MOST_BASE_BYTES = 64 * 2**20
 #: The errors of one version that let the others be stored.
@@ -97,7 +97,7 @@ class _Batch:
                 self.refuse(place, problem)
                 continue
             added = len(new.content or b"")
-            if part and (len(part) >= _MOST_VERSIONS or size + added > _MOST_BYTES):
+            if part and (len(part) >= MOST_VERSIONS or size + added > MOST_BYTES):
                 yield part
                 part, size = [], 0
             part.append(place)
@@ -144,7 +144,8 @@ def _put_part(batch: _Batch, places: Sequence[int], *, again: bool) -> Plan[list
     depths: dict[bytes, int] = {}
     if inner:
         depths = {
-            row.sha256: row.depth for row in (yield from many(sql["depths"], _Depth, user_id=user_id, hashes=inner))
+            row.sha256: row.depth
+            for row in (yield from many(sql["depths"], _Depth, user_id=user_id, hashes=Array("bytea", inner)))
         }
     yield from local(_prepare, ctx, chains, bases, depths)
     for chain in chains:
@@ -189,9 +190,9 @@ def _without_known(batch: _Batch, places: Sequence[int]) -> Plan[list[int]]:
         sql["known_ids"],
         _Id,
         user_id=news[0].user_id,
-        projects=[new.project_id for new in news],
-        paths=[to_text(new.path) for new in news],
-        ids=[new.snapshot_id for new in news],
+        projects=Array("uuid", [new.project_id for new in news]),
+        paths=Array("text", [to_text(new.path) for new in news]),
+        ids=Array("uuid", [new.snapshot_id for new in news]),
     )
     known = {row.id for row in rows}
     return [place for place in places if batch.news[place].snapshot_id not in known]
@@ -199,21 +200,21 @@ def _without_known(batch: _Batch, places: Sequence[int]) -> Plan[list[int]]:
 
 def _chains(ctx: Context, batch: _Batch, places: Sequence[int], *, again: bool) -> Plan[tuple[list[Chain], list[int]]]:
     """Return the versions by file, with the newest versions, and the places for which there is no room in memory."""
-    chains: dict[Key, Chain] = {}
+    by_file: dict[Key, Chain] = {}
     for place in places:
         new = batch.news[place]
-        chain = chains.get(new.key)
+        chain = by_file.get(new.key)
         if chain is None:
-            chain = chains[new.key] = Chain(key=new.key, head=ctx.heads.get(new.key), seen=ctx.heads.stamp(new.key))
+            chain = by_file[new.key] = Chain(key=new.key, head=ctx.heads.get(new.key), seen=ctx.heads.stamp(new.key))
         chain.news.append((place, new))
-    unsure = {key: chain.head for key, chain in chains.items() if again or not _is_sure(ctx, chain)}
+    unsure = {key: chain.head for key, chain in by_file.items() if again or not _is_sure(ctx, chain)}
     found = yield from read_heads(unsure)
     for key in unsure:
-        chains[key].head = found.get(key)
+        by_file[key].head = found.get(key)
     room = _MOST_BASE_BYTES
     taken: list[Chain] = []
     left: list[int] = []
-    for chain in chains.values():
+    for chain in by_file.values():
         size = 0 if chain.base is None else chain.base.size
         if taken and size > room:
             left += [place for place, _ in chain.news]

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from uuid import UUID
 
 from attrs import define, evolve, field, frozen
 
 from atlas_sdk._context import Context
 from atlas_sdk._heads import Key
+from atlas_sdk._plan import Array
 from atlas_sdk.errors import AtlasError
 from atlas_sdk.files import to_text
 from atlas_sdk.model.attribution import Attribution
@@ -51,6 +53,11 @@ class Chain:
     blobs: dict[bytes, Blob] = field(factory=dict)
     equal: list[UUID] = field(factory=list)
     refused: list[tuple[int, AtlasError]] = field(factory=list)
+
+    @cached_property
+    def path(self) -> str:
+        """The path as PostgreSQL has it."""
+        return to_text(self.key[2])
 
     @property
     def base(self) -> Blob | None:
@@ -151,12 +158,14 @@ class Chain:
             made.append((step.place, version))
         if not self.steps:
             return made
-        head = evolve(self.steps[-1].head, seq=seq, created_at=created_at, confirmed_at=ctx.monotonic())
+        head = self.steps[-1].head
         if head.sha256 is None:
             ctx.heads.deleted(self.key)
             return made
-        if head.blob is not None and head.blob.sha256 in depths:
-            head = evolve(head, blob=evolve(head.blob, depth=depths[head.blob.sha256]))
+        blob = head.blob
+        if blob is not None and (depth := depths.get(blob.sha256, blob.depth)) != blob.depth:
+            blob = evolve(blob, depth=depth)
+        head = evolve(head, seq=seq, created_at=created_at, blob=blob, confirmed_at=ctx.monotonic())
         ctx.heads.written(self.key, head, seen=self.seen)
         return made
 
@@ -164,46 +173,50 @@ class Chain:
 def parameters(ctx: Context, chains: Sequence[Chain]) -> dict[str, object]:
     """Return the arrays of the statement `put_many`."""
     steps = [(chain, number, step) for chain in chains for number, step in enumerate(chain.steps)]
+    news = [step.new for _, _, step in steps]
     blobs = [(chain.last_id, blob) for chain in chains for blob in chain.blobs.values()]
     authors: dict[Attribution, int] = {}
-    numbers = [authors.setdefault(step.new.author(ctx), len(authors) + 1) for _, _, step in steps]
+    numbers = [authors.setdefault(new.author(ctx), len(authors) + 1) for new in news]
     return {
         "user_id": chains[0].key[0],
-        "chosen_ids": any(step.new.snapshot_id is not None for _, _, step in steps),
-        "attributions": [_json(author.to_json()) for author in authors],
-        "f_project": [chain.key[1] for chain in chains],
-        "f_path": [to_text(chain.key[2]) for chain in chains],
-        "f_head": [None if chain.head is None else chain.head.snapshot_id for chain in chains],
-        "f_last": [chain.last_id for chain in chains],
-        "f_content": [_last_content(chain) for chain in chains],
-        "f_count": [len(chain.steps) for chain in chains],
-        "f_equal": [_literal(chain.equal) for chain in chains],
-        "b_last": [last_id for last_id, _ in blobs],
-        "b_sha256": [blob.sha256 for _, blob in blobs],
-        "b_size": [blob.size for _, blob in blobs],
-        "b_depth": [blob.depth for _, blob in blobs],
-        "b_base_sha256": [blob.base_sha256 for _, blob in blobs],
-        "b_data": [blob.data for _, blob in blobs],
-        "v_last": [chain.last_id for chain, _, _ in steps],
-        "v_back": [len(chain.steps) - 1 - number for chain, number, _ in steps],
-        "v_project": [chain.key[1] for chain, _, _ in steps],
-        "v_path": [to_text(chain.key[2]) for chain, _, _ in steps],
-        "v_id": [step.id for _, _, step in steps],
-        "v_size": [step.new.size for _, _, step in steps],
-        "v_mode": [step.head.mode for _, _, step in steps],
-        "v_kind": [step.new.kind for _, _, step in steps],
-        "v_sha256": [step.new.sha256 for _, _, step in steps],
-        "v_link": [step.new.link for _, _, step in steps],
-        "v_folder_modes": [_literal(odd_modes(step.new.folder_modes)) for _, _, step in steps],
-        "v_context": [None if step.new.context is None else _json(step.new.context) for _, _, step in steps],
-        "v_attribution": numbers,
-        "v_captured_at": _captures(chains),
-        "v_not_before": [None if chain.head is None else chain.head.created_at for chain, _, _ in steps],
+        "chosen_ids": any(new.snapshot_id is not None for new in news),
+        "attributions": Array("text", [_json(author.to_json()) for author in authors]),
+        "f_project": Array("uuid", [chain.key[1] for chain in chains]),
+        "f_path": Array("text", [chain.path for chain in chains]),
+        "f_head": Array("uuid", [None if chain.head is None else chain.head.snapshot_id for chain in chains]),
+        "f_last": Array("uuid", [chain.last_id for chain in chains]),
+        "f_content": Array("uuid", [_last_content(chain) for chain in chains]),
+        "f_count": Array("int4", [len(chain.steps) for chain in chains]),
+        "f_equal": Array("text", [_literal(chain.equal) for chain in chains]),
+        "b_last": Array("uuid", [last_id for last_id, _ in blobs]),
+        "b_sha256": Array("bytea", [blob.sha256 for _, blob in blobs]),
+        "b_size": Array("int8", [blob.size for _, blob in blobs]),
+        "b_depth": Array("int4", [blob.depth for _, blob in blobs]),
+        "b_base_sha256": Array("bytea", [blob.base_sha256 for _, blob in blobs]),
+        "b_data": Array("bytea", [blob.data for _, blob in blobs]),
+        "v_last": Array("uuid", [chain.last_id for chain, _, _ in steps]),
+        "v_back": Array("int4", [len(chain.steps) - 1 - number for chain, number, _ in steps]),
+        "v_project": Array("uuid", [new.project_id for new in news]),
+        "v_path": Array("text", [chain.path for chain, _, _ in steps]),
+        "v_id": Array("uuid", [step.id for _, _, step in steps]),
+        "v_size": Array("int8", [new.size for new in news]),
+        "v_mode": Array("int4", [step.head.mode for _, _, step in steps]),
+        "v_kind": Array("text", [new.kind for new in news]),
+        "v_sha256": Array("bytea", [new.sha256 for new in news]),
+        "v_link": Array("text", [new.link for new in news]),
+        "v_folder_modes": Array("text", [_literal(odd_modes(new.folder_modes)) for new in news]),
+        "v_context": Array("text", [None if new.context is None else _json(new.context) for new in news]),
+        "v_attribution": Array("int4", numbers),
+        "v_captured_at": Array("timestamptz", _captures(chains)),
+        "v_not_before": Array(
+            "timestamptz", [None if chain.head is None else chain.head.created_at for chain, _, _ in steps]
+        ),
     }
 
 
 def _json(value: Mapping[str, object]) -> str:
-    return json.dumps(dict(value), ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(dict(value), ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _literal(values: Sequence[object] | None) -> str | None:

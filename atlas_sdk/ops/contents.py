@@ -9,7 +9,7 @@ from uuid import UUID
 
 from attrs import frozen
 
-from atlas_sdk._plan import Plan, execute, local, many
+from atlas_sdk._plan import Array, Plan, execute, local, many
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import ContentMissing, IntegrityFailure
 from atlas_sdk.files import named
@@ -76,7 +76,7 @@ def blob_contents(user_id: UUID, hashes: Sequence[bytes]) -> Plan[dict[bytes, by
     """Rebuild many stored contents, by their SHA-256; leave out those that are damaged or missing."""
     if not hashes:
         return {}
-    links = yield from many(sql["chains"], _Link, user_id=user_id, hashes=list(hashes))
+    links = yield from many(sql["chains"], _Link, user_id=user_id, hashes=Array("bytea", hashes))
     return (yield from local(_rebuilt, links))
 
 

@@ -8,7 +8,7 @@ from attrs import evolve, frozen
 
 from atlas_sdk._context import Context
 from atlas_sdk._heads import Key
-from atlas_sdk._plan import Plan, context, many, one_or_none
+from atlas_sdk._plan import Array, Plan, context, many, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.files import to_text
 from atlas_sdk.model.blobs import Blob
@@ -70,8 +70,8 @@ def read_heads(known: Mapping[Key, Head | None]) -> Plan[dict[Key, Head]]:
         sql["heads"],
         _NumberedHeadRow,
         user_id=keys[0][0],
-        projects=[project_id for _, project_id, _ in keys],
-        paths=[to_text(path) for *_, path in keys],
+        projects=Array("uuid", [project_id for _, project_id, _ in keys]),
+        paths=Array("text", [to_text(path) for *_, path in keys]),
     )
     found: dict[Key, Head] = {}
     for row in rows:

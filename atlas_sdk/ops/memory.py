@@ -4,7 +4,8 @@ import stat
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from uuid import UUID
+
+from attrs import define, field
 
 from atlas_sdk._plan import Plan, local, many
 from atlas_sdk._plan import context as client_context
@@ -29,19 +30,19 @@ from atlas_sdk.model.memory import Capture, Snapshot
 from atlas_sdk.model.projects import Project
 from atlas_sdk.ops import memory_usage, projects
 from atlas_sdk.ops.append import append, append_deletion
-from atlas_sdk.ops.append_many import append_many
+from atlas_sdk.ops.append_many import MOST_BYTES, MOST_VERSIONS, append_many
 from atlas_sdk.ops.delivery import deliver_first
 from atlas_sdk.ops.new_version import KINDS, PATH_BYTES, Incoming, NewVersion, Refused
 from atlas_sdk.text import quoted
 
-__all__ = ["capture", "delete", "files", "heads", "history", "snapshot", "snapshot_many"]
+__all__ = ["BY_NAME", "capture", "delete", "files", "heads", "history", "incoming", "snapshot"]
 
 sql = statements("memory")
 
 #: The largest permission bits.
 _MODES = 0o777
 #: The default rules, for content that does not come from a folder: only the file's name decides the kind.
-_BY_NAME = Tracking()
+BY_NAME = Tracking()
 
 
 def snapshot(
@@ -72,10 +73,10 @@ def snapshot(
         raise InvalidInput(f"kind must be one of {', '.join(KINDS)}, not {quoted(kind)}", field="kind")
     yield from deliver_first(project)
     if isinstance(content, FileState):
-        return (yield from append(project, content, kind=kind or _BY_NAME.kind(name), extra=context))
+        return (yield from append(project, content, kind=kind or BY_NAME.kind(name), extra=context))
     if content is not None:
-        incoming = _incoming(name, content, mode=mode, limit_bytes=_BY_NAME.limit_bytes)
-        return (yield from append(project, incoming, kind=kind or _BY_NAME.kind(name), extra=context))
+        given = incoming(name, content, mode=mode, limit_bytes=BY_NAME.limit_bytes)
+        return (yield from append(project, given, kind=kind or BY_NAME.kind(name), extra=context))
     root = yield from local(pin, Path(project.path))
     tracking = yield from local(Tracking.load, root)
     state = yield from local(read_file, root, name, limit_bytes=tracking.limit_bytes)
@@ -85,73 +86,8 @@ def snapshot(
     return (yield from append(project, state, kind=kind, extra=context))
 
 
-def snapshot_many(
-    items: Sequence[tuple[Project, str | PathLike[str], bytes | FileState | None]],
-    *,
-    kind: str | None = None,
-    context: Mapping[str, object] | None = None,
-) -> Plan[list[Snapshot | None]]:
-    """Append versions of many memory files, of many projects, at once; return them in the order of the items.
-
-    Each item is a project, a path and a content, as `snapshot` takes them: without content the call reads the file, and
-    records a missing file as deleted. The result is None for an item that changes nothing. Versions of one file keep
-    the order of the items. An item that cannot be stored does not stop the others; the call raises its error at the
-    end, and you may repeat the call, because what is stored already is not stored again. Raises the errors of
-    `snapshot`.
-    """
-    for project in {project.id: project for project, _, _ in items}.values():
-        yield from deliver_first(project)
-    news: list[NewVersion] = []
-    problems: list[AtlasError] = []
-    places: list[int] = []
-    results: list[Snapshot | None] = [None] * len(items)
-    pinned: dict[UUID, tuple[Root, Tracking]] = {}
-    for place, (project, path, content) in enumerate(items):
-        try:
-            new = yield from _new_version(project, path, content, kind=kind, context=context, pinned=pinned)
-        except AtlasError as problem:
-            problems.append(problem)
-        else:
-            news.append(new)
-            places.append(place)
-    for place, made in zip(places, (yield from append_many(news, in_order=False)), strict=True):
-        if isinstance(made, Refused):
-            problems.append(made.problem)
-        else:
-            results[place] = made
-    if problems:
-        raise problems[0]
-    return results
-
-
-def _new_version(
-    project: Project,
-    path: str | PathLike[str],
-    content: bytes | FileState | None,
-    *,
-    kind: str | None,
-    context: Mapping[str, object] | None,
-    pinned: dict[UUID, tuple[Root, Tracking]],
-) -> Plan[NewVersion]:
-    """Return the version that an item of `snapshot_many` asks for; `pinned` keeps the folders of the projects."""
-    name = relative_path(Path(project.path), path)
-    if isinstance(content, FileState):
-        return NewVersion.of(project, content, kind=kind or _BY_NAME.kind(name), context=context)
-    if content is not None:
-        incoming = _incoming(name, content, mode=None, limit_bytes=_BY_NAME.limit_bytes)
-        return NewVersion.of(project, incoming, kind=kind or _BY_NAME.kind(name), context=context)
-    if project.id not in pinned:
-        root = yield from local(pin, Path(project.path))
-        pinned[project.id] = root, (yield from local(Tracking.load, root))
-    root, tracking = pinned[project.id]
-    state = yield from local(read_file, root, name, limit_bytes=tracking.limit_bytes)
-    kind = kind or tracking.kind(name)
-    if state is None:
-        return NewVersion(user_id=project.user_id, project_id=project.id, path=name, kind=kind)
-    return NewVersion.of(project, state, kind=kind, context=context)
-
-
-def _incoming(path: str, content: bytes, *, mode: int | None, limit_bytes: int) -> Incoming:
+def incoming(path: str, content: bytes, *, mode: int | None, limit_bytes: int) -> Incoming:
+    """Return content given as bytes; without the content itself if that is over the size limit."""
     if not isinstance(content, (bytes, bytearray, memoryview)):
         raise InvalidInput(f"content must be bytes, not {type(content).__name__}: encode it first", field="content")
     raw = bytes(content)
@@ -185,30 +121,35 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
     tracking = yield from local(Tracking.load, root)
     scan = yield from local(tracking.scan, root)
     known = {version.path: version for version in (yield from files(project))}
-    taken: list[Snapshot] = []
-    skipped = list(scan.skipped)
+    changes = _Changes(skipped=list(scan.skipped))
     for path in scan.paths:
-        made = yield from _take(project, root, path, tracking, known.get(path), kind=kind or tracking.kind(path))
-        if isinstance(made, Skipped):
-            skipped.append(made)
-        elif made is not None:
-            taken.append(made)
+        try:
+            state = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
+        except AtlasError as problem:
+            changes.skipped.append(Skipped(path=path, reason=str(problem)))
+            continue
+        if state is not None and not _is_version(state, known.get(path)):
+            new = NewVersion.of(project, state, kind=kind or tracking.kind(path))
+            yield from changes.add(new)
     recorded = [path for path, version in known.items() if not version.deleted]
     untracked: list[str] = []
     for path in sorted(set(recorded) - set(scan.paths)):
-        gone = yield from _look_for(root, path, skipped)
+        gone = yield from _look_for(root, path, changes.skipped)
         if gone:
-            deletion = yield from append_deletion(project, path, kind=kind or tracking.kind(path))
-            taken += [] if deletion is None else [deletion]
+            kind_of_file = kind or tracking.kind(path)
+            deletion = NewVersion(user_id=project.user_id, project_id=project.id, path=path, kind=kind_of_file)
+            yield from changes.add(deletion)
         elif gone is False and scan.untracks(path):
             untracked.append(path)
-    if taken:
+    yield from changes.append()
+    if changes.taken:
         yield from projects.remember_memory(project)
         yield from memory_usage.tell(project.user_id)
     return Capture(
-        taken=tuple(taken),
-        skipped=tuple((entry.path, entry.reason) for entry in skipped),
+        taken=tuple(changes.taken),
+        skipped=tuple((entry.path, entry.reason) for entry in changes.skipped),
         untracked=tuple(untracked),
+        lookalikes=tuple((entry.path, entry.reason) for entry in scan.lookalikes),
     )
 
 
@@ -227,20 +168,30 @@ def _look_for(root: Root, path: str, skipped: list[Skipped]) -> Plan[bool | None
     return gone
 
 
-def _take(
-    project: Project, root: Root, path: str, tracking: Tracking, known: Snapshot | None, *, kind: str
-) -> Plan[Snapshot | Skipped | None]:
-    """Append a version of one file. Return the version, the reason for skipping it, or None when nothing changed."""
-    try:
-        state = yield from local(read_file, root, path, limit_bytes=tracking.limit_bytes)
-    except AtlasError as problem:
-        return Skipped(path=path, reason=str(problem))
-    if state is None or _is_version(state, known):
-        return None
-    try:
-        return (yield from append(project, state, kind=kind))
-    except QuotaExceeded as full:
-        return Skipped(path=path, reason=f"{named(path)}: {full}")
+@define(kw_only=True)
+class _Changes:
+    """The changes that `capture` finds, appended batch by batch, so that not all contents are in memory at once."""
+
+    skipped: list[Skipped]
+    taken: list[Snapshot] = field(factory=list)
+    _news: list[NewVersion] = field(factory=list)
+    _bytes: int = 0
+
+    def add(self, new: NewVersion) -> Plan[None]:
+        self._news.append(new)
+        self._bytes += len(new.content or b"")
+        if len(self._news) >= MOST_VERSIONS or self._bytes >= MOST_BYTES:
+            yield from self.append()
+
+    def append(self) -> Plan[None]:
+        news, self._news, self._bytes = self._news, [], 0
+        for new, made in zip(news, (yield from append_many(news)), strict=True):
+            if isinstance(made, Snapshot):
+                self.taken.append(made)
+            elif isinstance(made, Refused):
+                if not isinstance(made.problem, QuotaExceeded):
+                    raise made.problem
+                self.skipped.append(Skipped(path=new.path, reason=f"{named(new.path)}: {made.problem}"))
 
 
 def _is_version(state: FileState, version: Snapshot | None) -> bool:
@@ -268,7 +219,7 @@ def heads(projects: Sequence[Project]) -> Plan[list[Snapshot]]:
     ids = [project.id for project in projects]
     return (
         yield from many(
-            sql["files_of_projects"], Snapshot, user_ids=[project.user_id for project in projects], project_ids=ids
+            sql["heads_of_projects"], Snapshot, user_ids=[project.user_id for project in projects], project_ids=ids
         )
     )
 

@@ -1,6 +1,7 @@
 """The versions to append: what `append` and `append_many` get from their callers."""
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID
@@ -24,6 +25,8 @@ KINDS = ("claude_md", "scratch", "auto")
 #: The longest path (bytes) that fits into an index entry, and the largest permission bits.
 PATH_BYTES = 2048
 _MODES = 0o7777
+#: A NUL in a JSON text, but not the escaped backslash before the letters u0000.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 #: Permission bits of most folders, and of a file whose bits nobody knows.
 _USUAL_MODE = 0o755
 _USUAL_FILE_MODE = 0o644
@@ -173,11 +176,15 @@ def _is_text(value: str) -> bool:
 def _check_json(context: Mapping[str, object]) -> None:
     """Raise InvalidInput for a context that jsonb cannot hold: not JSON, NaN, a NUL, half of a surrogate pair."""
     try:
-        text = json.dumps(dict(context), allow_nan=False)
+        text = json.dumps(dict(context), ensure_ascii=False, allow_nan=False)
+        # Two halves beside each other are one character for PostgreSQL.
+        text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeError as exc:
+        raise InvalidInput("context has half of a surrogate pair", field="context") from exc
     except (TypeError, ValueError, RecursionError) as exc:
         raise InvalidInput(f"not JSON: {exc}", field="context") from exc
-    if "\\u" in text and not _is_text(json.dumps(dict(context), ensure_ascii=False).replace("\\u0000", "\0")):
-        raise InvalidInput("context has a NUL or half of a surrogate pair", field="context")
+    if _NUL.search(text):
+        raise InvalidInput("context has a NUL", field="context")
 
 
 @frozen(kw_only=True)

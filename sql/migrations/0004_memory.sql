@@ -234,7 +234,7 @@ $$;
 CREATE FUNCTION memory_put_many(
     p_user uuid, p_chosen_ids boolean, p_attributions jsonb[],
     f_project uuid[], f_path text[], f_head uuid[], f_last uuid[], f_content uuid[], f_count integer[], f_equal text[],
-    b_last uuid[], b_sha256 bytea[], b_size bigint[], b_depth smallint[], b_base_sha256 bytea[], b_data bytea[],
+    b_last uuid[], b_sha256 bytea[], b_size bigint[], b_depth integer[], b_base_sha256 bytea[], b_data bytea[],
     v_last uuid[], v_back integer[], v_project uuid[], v_path text[], v_id uuid[], v_size bigint[], v_mode integer[],
     v_kind text[], v_sha256 bytea[], v_link text[], v_folder_modes text[], v_context text[], v_attribution integer[],
     v_captured_at timestamptz[], v_not_before timestamptz[],
@@ -247,12 +247,16 @@ AS $$
 DECLARE
     -- Files with a version that the client has sent before.
     known uuid[] := '{}';
+    file record;
+    file_seq integer;
     made uuid[];
     made_seqs integer[];
     complete boolean;
     stored bigint;
 BEGIN
     stored_at := now();
+    done := '{}';
+    seqs := '{}';
     IF memory_lock_limit(p_user) AND
         (SELECT q.memory_limit FROM user_quotas AS q WHERE q.user_id = p_user AND q.memory_hard)
         - (SELECT coalesce(sum(octet_length(b.data)), 0) FROM memory_blobs AS b WHERE b.user_id = p_user)
@@ -260,14 +264,6 @@ BEGIN
     THEN
         RETURN;
     END IF;
-    PERFORM FROM (
-        SELECT n.project_id, n.path FROM unnest(f_project, f_path, f_head) AS n (project_id, path, head_id)
-        WHERE n.head_id IS NOT NULL ORDER BY n.project_id, n.path COLLATE "C"
-    ) AS n
-    CROSS JOIN LATERAL (
-        SELECT FROM memory_files AS f
-        WHERE f.user_id = p_user AND f.project_id = n.project_id AND f.path = n.path LIMIT 1 FOR NO KEY UPDATE
-    ) AS f;
     IF p_chosen_ids THEN
         known := ARRAY(
             SELECT n.last_id FROM unnest(v_last, v_project, v_id) AS n (last_id, project_id, id)
@@ -285,17 +281,22 @@ BEGIN
             ) AS f
         );
     END IF;
-    WITH changed AS (
-        UPDATE memory_files AS f
-        SET seq = f.seq + n.count, snapshot_id = n.last_id, content_id = coalesce(n.content_id, f.content_id),
-            equal_ids = coalesce((n.equal_ids::uuid[] || f.equal_ids)[1:16], f.equal_ids)
-        FROM unnest(f_project, f_path, f_head, f_last, f_content, f_count, f_equal)
+    FOR file IN
+        SELECT * FROM unnest(f_project, f_path, f_head, f_last, f_content, f_count, f_equal)
             AS n (project_id, path, head_id, last_id, content_id, count, equal_ids)
-        WHERE f.user_id = p_user AND f.project_id = n.project_id AND f.path = n.path AND f.snapshot_id = n.head_id
-          AND n.last_id <> ALL(known)
-        RETURNING f.snapshot_id, f.seq
-    )
-    SELECT array_agg(c.snapshot_id), array_agg(c.seq) INTO done, seqs FROM changed AS c;
+        WHERE n.head_id IS NOT NULL AND n.last_id <> ALL(known) ORDER BY n.project_id, n.path COLLATE "C"
+    LOOP
+        UPDATE memory_files AS f
+        SET seq = f.seq + file.count, snapshot_id = file.last_id, content_id = coalesce(file.content_id, f.content_id),
+            equal_ids = coalesce((file.equal_ids::uuid[] || f.equal_ids)[1:16], f.equal_ids)
+        WHERE f.user_id = p_user AND f.project_id = file.project_id AND f.path = file.path
+          AND f.snapshot_id = file.head_id
+        RETURNING f.seq INTO file_seq;
+        IF FOUND THEN
+            done := done || file.last_id;
+            seqs := seqs || file_seq;
+        END IF;
+    END LOOP;
     WITH created AS (
         INSERT INTO memory_files AS f (user_id, project_id, snapshot_id, content_id, seq, path, equal_ids)
         SELECT p_user, n.project_id, n.last_id, n.content_id, n.count, n.path, n.equal_ids::uuid[]

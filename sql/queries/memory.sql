@@ -13,7 +13,7 @@ FROM memory_put_many(
     %(user_id)s, %(chosen_ids)s, %(attributions)s::text[]::jsonb[],
     %(f_project)s::uuid[], %(f_path)s::text[], %(f_head)s::uuid[], %(f_last)s::uuid[], %(f_content)s::uuid[],
     %(f_count)s::integer[], %(f_equal)s::text[],
-    %(b_last)s::uuid[], %(b_sha256)s::bytea[], %(b_size)s::bigint[], %(b_depth)s::smallint[],
+    %(b_last)s::uuid[], %(b_sha256)s::bytea[], %(b_size)s::bigint[], %(b_depth)s::integer[],
     %(b_base_sha256)s::bytea[], %(b_data)s::bytea[],
     %(v_last)s::uuid[], %(v_back)s::integer[], %(v_project)s::uuid[], %(v_path)s::text[], %(v_id)s::uuid[],
     %(v_size)s::bigint[], %(v_mode)s::integer[], %(v_kind)s::text[], %(v_sha256)s::bytea[], %(v_link)s::text[],
@@ -153,7 +153,7 @@ JOIN memory_versions s ON s.user_id = f.user_id AND s.project_id = f.project_id 
 WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s
 ORDER BY s.path;
 
--- name: files_of_projects (read)
+-- name: heads_of_projects (read)
 -- The newest version of every file of many projects, as `files` returns it.
 SELECT s.*, s.sha256 IS NULL OR EXISTS (
            SELECT FROM memory_blobs b WHERE b.user_id = s.user_id AND b.sha256 = s.sha256 AND b.data IS NOT NULL

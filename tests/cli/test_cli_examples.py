@@ -99,7 +99,7 @@ def test_every_exception_is_a_command():
 
 @pytest.mark.parametrize(
     ("page", "heading", "amount"),
-    [("README.md", "For a developer with agents", 8), ("docs/quotas.md", "Quota accounting", 9)],
+    [("README.md", "For a developer with agents", 9), ("docs/quotas.md", "Quota accounting", 9)],
 )
 def test_the_commands_of_a_page_run(world, dsn, cli, page, heading, amount):
     world(("checkpoint",))

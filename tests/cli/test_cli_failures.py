@@ -70,7 +70,7 @@ def test_the_advice_in_the_home_folder_is_not_refused(home, tmp_path, cli, dsn, 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert "holds everything else" in cli("init").sentence
-    assert cli("log").sentence.endswith("; go to a project's folder and run: atlasctl init")
+    assert "; go to a project's folder and run: atlasctl init; for your own memory run: " in cli("log").sentence
     assert "; go to a project's folder and run: atlasctl init; " in cli("log", "--dsn", dsn).sentence
 
 

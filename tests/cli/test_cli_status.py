@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +14,7 @@ from attrs import evolve
 from watcher import status as watcher_status
 from watcher.status import DatabaseStatus, FileStatus, ProjectStatus, Status
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("[0-9]*.py"))
+ROOT = Path(__file__).parents[2]
 
 
 def states(ran):
@@ -210,7 +209,7 @@ def test_init_does_not_count_what_was_not_kept(home, folder, cli):
 @pytest.mark.parametrize(("given", "folder"), [("~/my app", "/home/ada/my app"), ("~", "/home/ada"), ("/~/x", "/~/x")])
 def test_make_knows_the_home_folder(given, folder):
     command = ["make", "--dry-run", "quickstart", f"PROJECT={given}", "HOME=/home/ada"]
-    told = subprocess.run(command, cwd=EXAMPLES[0].parents[1], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert f'atlasctl init "{folder}"' in told
     assert f'atlasctl --project "{folder}" snapshot' in told
 
@@ -299,10 +298,3 @@ def test_all_projects(app, cli, tmp_path):
     cli("init", other)
     found = {project["path"] for project in cli("status", "--all", "--json").record["projects"]}
     assert {str(app), str(other)} <= found
-
-
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda file: file.stem)
-def test_examples_leave_no_project_behind(app, cli, example):
-    before = cli("status", "--all", "--json").record["projects"]
-    subprocess.run([sys.executable, example], capture_output=True, check=True)
-    assert cli("status", "--all", "--json").record["projects"] == before

@@ -39,7 +39,7 @@ def _application(dsn: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.fixture
-def attack(dsn: str, record_property: Any) -> Iterator[Attack]:
+def attack(dsn: str, cheap_hashes: object, record_property: Any) -> Iterator[Attack]:
     """Yield an attack between two tenants; check at the end that the victim's rows did not change."""
     with Atlas.open(dsn) as atlas, psycopg.connect(dsn, autocommit=True) as owner, _application(dsn) as app:
         attacker, victim = settle_in(atlas, "mallory", "mine"), settle_in(atlas, "victim", SECRET)

@@ -1,4 +1,7 @@
-"""The examples run unchanged, and never touch the user's own database."""
+"""The examples run unchanged, and never touch the user's own database.
+
+A program that uses that database, or leaves a project in it, makes the home. So no home may be there afterwards.
+"""
 
 from __future__ import annotations
 

@@ -153,6 +153,14 @@ class QuotaMachine(QuotaSteps, WaitRules):
             self.add(tokens=used)
             self.reserve(tokens=max(self.model.left(), 0) + 1, flexible=False, slots=0)
 
+    @rule()
+    def one_limit_yields_with_time_and_one_never(self) -> None:
+        """The next month has tokens for the call, but it asks for more containers than the limit at any time."""
+        if not self.model.base or self.model.slots_limit is None:
+            return
+        self.reserve(tokens=1000, flexible=True, slots=0)
+        self.reserve(tokens=1, flexible=False, slots=self.model.slots_limit + 1)
+
     @rule(tokens=amounts)
     def month_is_busy(self, tokens: int) -> None:
         self.add(tokens=(self.model.base or 0) + tokens // 4)

@@ -157,10 +157,34 @@ def test_systemd_is_told(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.Mon
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(PATIENCE_S)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        daemon.start()
-        assert systemd.recv(100) == b"READY=1"
+        monkeypatch.setenv("WATCHDOG_USEC", "300000")
+        seen: list[str] = []
+
+        def until_told(wanted: str) -> list[str]:
+            before = len(seen)
+            while wanted not in seen[before:]:
+                seen.extend(systemd.recv(4096).decode().split("\n"))
+            return seen[before:]
+
+        daemon.spawn(daemon.command())
+        assert not {"RELOADING=1", "STOPPING=1"} & set(until_told("READY=1"))
+        assert "READY=1" not in until_told("WATCHDOG=1")
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGHUP)
+        assert "READY=1" not in until_told("RELOADING=1")
+        until_told("READY=1")
         assert daemon.stop() == 0
-        assert systemd.recv(100) == b"STOPPING=1"
+        until_told("STOPPING=1")
+
+
+def test_a_closed_terminal_ends_a_daemon_that_has_no_settings_to_read_again(
+    daemon: Daemon, atlas: Atlas, new_project: NewProject
+) -> None:
+    project = new_project()
+    daemon.start(closed_s=60, changed_s=60, longest_s=60)
+    (Path(project.path) / "CLAUDE.md").write_bytes(b"just in time")
+    assert daemon.signal(signal.SIGHUP) == 0
+    assert newest(atlas, project) == b"just in time"
 
 
 def test_it_runs_inside_a_program_until_its_event(

@@ -44,19 +44,19 @@ def quota_sql(server: str, _quota_sql: Callable[[str], QuotaSql]) -> Iterator[Qu
 @pytest.fixture(params=KINDS)
 def client(request: pytest.FixtureRequest, dsn: str) -> Iterator[QuotaClient]:
     """Yield a client on the database of this module, once of each kind."""
-    with closing(QuotaClient(request.param, dsn)) as opened:
+    with closing(QuotaClient(request.param, dsn, warm=True)) as opened:
         yield opened
 
 
 @pytest.fixture
 def blocking_client(dsn: str) -> Iterator[QuotaClient]:
     """Yield a blocking client on the database of this module."""
-    with closing(QuotaClient("blocking", dsn)) as opened:
+    with closing(QuotaClient("blocking", dsn, warm=True)) as opened:
         yield opened
 
 
 @pytest.fixture
 def asyncio_client(dsn: str) -> Iterator[QuotaClient]:
     """Yield an asyncio client on the database of this module."""
-    with closing(QuotaClient("asyncio", dsn)) as opened:
+    with closing(QuotaClient("asyncio", dsn, warm=True)) as opened:
         yield opened
