@@ -1,6 +1,7 @@
 """Faults that a daemon survives, with real processes and real kill -9."""
 
 import os
+import signal
 import socket
 import subprocess
 import threading
