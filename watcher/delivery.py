@@ -154,8 +154,7 @@ class DeliveryThread:
         with self._changed:
             while self._deadline is None:
                 left_s = until - self._clock()
-                # While the database is away, an append is no reason to ask again.
-                if left_s <= 0 or (self._woken and self._clock() >= self._schedule.retry_at):
+                if left_s <= 0 or self._woken:
                     break
                 self._changed.wait(left_s)
             self._woken = False
@@ -176,6 +175,7 @@ class DeliveryThread:
     def _step(self) -> float:
         now = self._clock()
         self._take_wishes(now)
+        # While the database is away, an append is no reason to ask again.
         if now < self._schedule.retry_at:
             return self._schedule.retry_at
         try:

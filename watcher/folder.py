@@ -121,8 +121,11 @@ class Folder:
         return True
 
     def is_unchanged(self) -> bool:
-        """Return whether `stat` of every known file and watched folder is the same as at the last scan."""
-        if self.identity is None or self.lost is not None or self.awaits_more:
+        """Return whether `stat` of every known file and watched folder is the same as at the last scan.
+
+        A file with a problem may be without it now, so its project does not count as unchanged.
+        """
+        if self.identity is None or self.lost is not None or self.awaits_more or any(self.problems):
             return False
         try:
             return (
