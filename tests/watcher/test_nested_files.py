@@ -35,6 +35,7 @@ def test_sweep_finds_a_nested_file_in_a_folder_that_is_not_watched(
     (root / "far/away").mkdir(parents=True)
     rig.event(app, "far", is_folder=True)
     rig.settle(1.0)
+    assert set(rig.worker._projects.folders[app.id].searched) == {"far", "far/away"}
     (root / "far/away/AGENTS.md").write_text("one")
     rig.settle(65.0)
     assert rig.atlas.contents(app, "far/away/AGENTS.md") == [b"one"]
