@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install test lint suite mutants race swaps bench clean
+.PHONY: help quickstart install test lint suite mutants race swaps kills bench clean
 
 # Quoted below, where the shell does not expand it.
 folder = $(patsubst ~,$(HOME),$(patsubst ~/%,$(HOME)/%,$(PROJECT)))
@@ -21,8 +21,10 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check --editable .
 	@touch $@
 
+# pip compiles one module after the other, compileall on all processors. A few modules are meant for other versions.
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,auth]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[test,auth]'
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
@@ -52,7 +54,7 @@ lint: $(VENV)/.installed-test ## ruff, mypy --strict, import contracts
 	$(BIN)/lint-imports
 
 suite: $(VENV)/.installed-test ## the tests alone
-	$(BIN)/pytest -n 4 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 mutants: $(VENV)/.installed-test ## break the quota functions in many ways: each is noticed (minutes)
 	$(BIN)/pytest -n 4 -m mutants
@@ -62,6 +64,9 @@ race: $(VENV)/.installed-test ## quotas against 64 processes, kill -9 and server
 
 swaps: $(VENV)/.installed-test ## as root: another user swaps folders for symlinks, 200 races; nothing outside is touched
 	$(BIN)/python -m benchmarks.race_folders --races 200 --seed 1
+
+kills: $(VENV)/.installed-test ## a watcher is killed 1,000 times while files change; nothing that it acknowledged is lost
+	$(BIN)/python -m benchmarks.race_kills --kills 1000 --seed 1
 
 bench: $(VENV)/.installed-bench ## us and our peers side by side in one run
 	$(BIN)/python -m benchmarks

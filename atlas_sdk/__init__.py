@@ -11,8 +11,8 @@
         atlas.memory.checkpoint(project, "before-refactor")
 
 This package has the names that programs use most: clients, options, objects, errors, guards. These modules are public,
-too: `atlas_sdk.results` (rarer results of operations), `atlas_sdk.maintenance`, `atlas_sdk.files`, `atlas_sdk.guards`,
-`atlas_sdk.errors` and `atlas_sdk.integrations`.
+too: `atlas_sdk.results` (rarer results of operations), `atlas_sdk.maintenance`, `atlas_sdk.files`, `atlas_sdk.journal`,
+`atlas_sdk.guards`, `atlas_sdk.errors` and `atlas_sdk.integrations`.
 """
 
 from importlib import import_module

@@ -14,6 +14,7 @@ from atlas_sdk.ops import (
     maintenance,
     memory,
     memory_usage,
+    moves,
     previews,
     projects,
     purges,
@@ -89,6 +90,8 @@ class ProjectOperations:
     at = method(projects.at)
     archive = method(projects.archive)
     activate = method(projects.activate)
+    move = method(moves.move)
+    find_moved = method(moves.find_moved)
     set_status = method(projects.set_status)
     delete = method(projects.delete)
     purge = method(projects.purge)

@@ -66,7 +66,7 @@ def database_url() -> str | None:
 
 
 def home_folder() -> Path:
-    """Return the folder of the embedded database, the spool and the state: ATLAS_HOME, else the user's data folder.
+    """Return the folder of the embedded database, the journal and the state: ATLAS_HOME, else the user's data folder.
 
     The path is absolute. A relative ATLAS_HOME is relative to the current folder, as a path on the command line is. A
     relative XDG_DATA_HOME is ignored, as the XDG Base Directory Specification requires. Raises InvalidInput if the user

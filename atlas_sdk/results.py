@@ -14,7 +14,7 @@ from atlas_sdk.model.delivery import Delivery
 from atlas_sdk.model.memory import BrokenVersion, VersionSet
 from atlas_sdk.model.memory_usage import MemoryUsage
 from atlas_sdk.model.pool import PoolStats
-from atlas_sdk.model.projects import ProjectPurge
+from atlas_sdk.model.projects import MovedProject, ProjectPurge
 from atlas_sdk.model.quota_accounting import Forecast, LimitCheck, QuotaAccounting, QuotaAudit, QuotaPeriod
 from atlas_sdk.model.quotas import QuotaBlock, Refund, RequestRate
 from atlas_sdk.model.schema import AppliedMigration, ServerFacts
@@ -30,6 +30,7 @@ __all__ = [
     "Forecast",
     "LimitCheck",
     "MemoryUsage",
+    "MovedProject",
     "PoolStats",
     "ProjectHealth",
     "ProjectPurge",

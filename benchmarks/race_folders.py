@@ -26,6 +26,7 @@ from attrs import define, field
 
 from atlas_sdk import Atlas, AtlasError, Project
 from atlas_sdk.files import renameat2, root
+from benchmarks.bench import remove_home
 from watcher.daemon import run
 from watcher.debounce import Timing
 
@@ -243,6 +244,8 @@ def main(argv: list[str] | None = None) -> int:
                 _race(arena, number, _KINDS[number % len(_KINDS)], choice)
             arena.alarm.close()
     finally:
+        # The server goes on for a while after its last user, and nothing stops it once its home is gone.
+        remove_home(base / "atlas")
         shutil.rmtree(base)
     print(f"seed {options.seed}: {options.races} races, {arena.done} operations done, {arena.refused} refused")
     for violation in arena.violations[:20]:

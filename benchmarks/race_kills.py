@@ -6,7 +6,7 @@ counts as acknowledged as soon as another process sees it in the journal. At the
 nothing waits. Then the newest version of every file must be the file on the disk, no two adjacent versions may be
 equal, every acknowledged version must be in the history, and the history must be in the order of the writes.
 
-`--sabotage` makes every tenth append of a watcher do nothing. The race must then find something.
+`--sabotage` lets a watcher forget one record of each large batch. The race must then find something.
 """
 
 import argparse
@@ -25,11 +25,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from attrs import define, field
 
 from atlas_sdk import Atlas, Project
-from atlas_sdk.journal import Journal
+from atlas_sdk.journal import Journal, Record
 from watcher.daemon import run
 from watcher.debounce import Timing
 from watcher.status import read_status
@@ -99,15 +100,14 @@ class Writer:
 def _serve(home: Path, dsn: str | None, *, sabotage: bool) -> None:
     """Run the watcher in this process, which was forked for it."""
     if sabotage:
-        append, number = Journal.append, 0
+        pending = Journal.pending
 
-        def forgetful(self: Journal, records: object, heads: object = None) -> None:
-            nonlocal number
-            number += 1
-            if number % 10:
-                append(self, records, heads)  # type: ignore[arg-type]  # as it came
+        def forgetful(self: Journal, *args: Any, **options: Any) -> list[Record]:
+            found = pending(self, *args, **options)
+            self.delivered([record.id for record in found[10:11]])
+            return found[:10]
 
-        Journal.append = forgetful  # type: ignore[method-assign,assignment]  # the point of it
+        Journal.pending = forgetful  # type: ignore[method-assign]  # the point of it
     logging.basicConfig(filename=home.parent / "watcher.log", level="INFO")
     code = 1
     try:

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from attrs import define, field
 from psycopg.sql import SQL, Identifier
+from recycling import RECYCLER
 from warm_clients import WARM
 
 from atlas_sdk import Atlas
@@ -95,6 +96,8 @@ class Databases:
             connection.execute(f"CREATE DATABASE {TEMPLATE}")
         template = in_database(self.url, TEMPLATE)
         Atlas.open(template, migrate=True).close()
+        # A database with connections cannot be copied.
+        RECYCLER.forget(template)
         with psycopg.connect(template, autocommit=True) as connection:
             for name, size in connection.execute(_TABLES).fetchall():
                 if size:
@@ -130,6 +133,7 @@ class Databases:
     def drop(self, url: str) -> None:
         """Drop a database and end its connections."""
         WARM.forget(url)
+        RECYCLER.forget(url)
         if url in _cleaners:
             _cleaners.pop(url).close()
         with psycopg.connect(self.url, autocommit=True) as connection:
@@ -139,7 +143,7 @@ class Databases:
         """Delete the rows that a test left. Return False if it also changed the schema or left a connection."""
         connection = _cleaner(url)
         for _ in locks.polling(_LEAVE_S):
-            if connection.execute(_OTHERS, (WARM.backends(url),)).fetchone() is None:
+            if connection.execute(_OTHERS, (kept_backends(url),)).fetchone() is None:
                 break
         else:
             return False
@@ -180,8 +184,15 @@ def _cleaner(url: str) -> psycopg.Connection[Any]:
     return _cleaners[url]
 
 
+def kept_backends(url: str) -> list[int]:
+    """Return the ids of the server processes whose connections stay open between tests."""
+    cleaner = _cleaners.get(url)
+    return WARM.backends(url) + RECYCLER.backends(url) + ([] if cleaner is None else [cleaner.info.backend_pid])
+
+
 def close_connections() -> None:
     """Close all connections that stay open between tests. A server stops only after its last connection."""
     WARM.forget()
+    RECYCLER.forget()
     while _cleaners:
         _cleaners.popitem()[1].close()

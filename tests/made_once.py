@@ -53,7 +53,7 @@ def share_folder() -> Path:
     """Return the folder of this run. The first process of the run makes it, and removes it at its end."""
     if _VARIABLE not in os.environ:
         _remove_left()
-        folder = server_folder("atlas-test-once-")
+        folder = server_folder("atlas-t-")
         atexit.register(shutil.rmtree, folder)
         os.environ[_VARIABLE] = str(folder)
     return Path(os.environ[_VARIABLE])

@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,32 @@ PROGRAMS = ["bundled"] + (["system"] if _SYSTEM else [])
 _HBA = "host all postgres all trust\nhost all all all scram-sha-256\n"
 
 
+class Guard:
+    """A process that runs a command if this process ends without `dismiss`, as after a kill."""
+
+    def __init__(self, command: Sequence[str | Path], identity: dict[str, Any]) -> None:
+        # The pipe has no other writer, so reading from it ends with this process.
+        self._process = subprocess.Popen(
+            ["/bin/sh", "-c", 'read -r _; exec "$@"', "sh", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+            **identity,
+        )
+
+    def dismiss(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
 class PrivateServer:
     """A server on its own port, with the defaults of a package: durable, UTF8, empty."""
 
     def __init__(self, programs: str, folder: Path) -> None:
         self._identity: dict[str, Any] = {}
+        self._guard: Guard | None = None
         if programs == "system":
             self.bin_dir = _SYSTEM[0]
             account = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
@@ -69,10 +90,20 @@ class PrivateServer:
         options = " ".join(f"-c {name}={value}" for name, value in given.items())
         options += "".join(f" -c {setting}" for setting in settings)
         self._run("pg_ctl", "-D", self.data, "-w", "-l", self.log, "-o", options, "start")
+        if self._guard is not None:
+            self._guard.dismiss()
+        self._guard = Guard([self.bin_dir / "pg_ctl", *self._stop], self._identity)
 
     def stop(self) -> None:
         """Stop the server at once."""
-        self._run("pg_ctl", "-D", self.data, "-m", "immediate", "stop")
+        if self._guard is not None:
+            self._guard.dismiss()
+            self._guard = None
+        self._run("pg_ctl", *self._stop)
+
+    @property
+    def _stop(self) -> tuple[str | Path, ...]:
+        return ("-D", self.data, "-m", "immediate", "stop")
 
     def url(self, database: str = "postgres", *, user: str = "postgres", password: str | None = None) -> str:
         """Return the address of a database."""

@@ -87,6 +87,7 @@ class WarmClients:
             return
         adapter.do(client.quotas.close())
         opened.config.close()
+        opened.release()
         for pool in pools:
             adapter.do(pool.wakeups.close())
             pool.wakeups = (Wakeups if blocking else AsyncWakeups)(opened.config)

@@ -24,7 +24,7 @@ from watcher.capture import Reader
 from watcher.database import Database
 from watcher.database_schedule import DatabaseSchedule
 from watcher.debounce import Timing
-from watcher.delivery import Delivery
+from watcher.delivery import DeliveryThread
 from watcher.event_queue import EventQueue
 from watcher.lock import AlreadyRunning, take
 from watcher.maintenance import MaintenanceRunner, RetentionPolicy
@@ -126,7 +126,7 @@ def _serve(
     notifier = Notifier(lambda: time.monotonic() - worker.alive_at < HANGS_S)
     # A later SIGHUP may switch maintenance on.
     maintenance = None if retention is None and reread is None else MaintenanceRunner(retention)
-    delivery = Delivery(
+    delivery = DeliveryThread(
         database=database,
         journal=journal,
         schedule=DatabaseSchedule(timing),
@@ -134,6 +134,7 @@ def _serve(
         post=queue.post,
         maintenance=maintenance,
         known={project.id for project in remembered[0]},
+        listens=True,
     )
     worker = Worker(
         database=database,
@@ -217,7 +218,7 @@ def _reload(
     reread: Callable[[], RetentionPolicy | None],
     maintenance: MaintenanceRunner | None,
     notifier: Notifier,
-    delivery: Delivery,
+    delivery: DeliveryThread,
 ) -> None:
     """Read the settings again, and ask for the list of projects."""
     notifier.reloading()

@@ -51,6 +51,8 @@ class Timing:
     replaced_s: float = 120.0
     #: Between two reads of the list of registered projects.
     projects_s: float = 2.0
+    #: The same while notifications of the database tell of changes.
+    projects_heard_s: float = 30.0
     #: Between two writes of the status file: `status_s` if there is news, `heartbeat_s` if not.
     status_s: float = 1.0
     heartbeat_s: float = 10.0

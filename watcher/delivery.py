@@ -16,6 +16,7 @@ from watcher.comparison import head_of
 from watcher.database import Database, is_away
 from watcher.database_schedule import DatabaseSchedule
 from watcher.maintenance import MaintenanceRunner
+from watcher.projects_listener import ProjectsListener
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Observer(Protocol):
         """Compare projects with their newest versions in the database, as they were at the time `began`."""
 
 
-class Delivery:
+class DeliveryThread:
     """Everything that the daemon asks the database: delivery, the list of projects, comparisons, memory, maintenance.
 
     `run` is the thread. Any thread may call the methods in the first part; they never block.
@@ -54,14 +55,16 @@ class Delivery:
         post: Callable[[Callable[[], None]], None],
         maintenance: MaintenanceRunner | None = None,
         known: Collection[UUID] = (),
+        listens: bool = False,
     ) -> None:
-        """Use `post` to call the observer in the worker's thread. `known` are the projects that the journal knows."""
+        """Use `post` to call the observer in the worker's thread. `known` are the projects of the journal."""
         self._database = database
         self._journal = journal
         self._schedule = schedule
         self._clock = clock
         self._post = post
         self._maintenance = maintenance
+        self._listener, self._listens = ProjectsListener(self.list_soon), listens
         self.observer: Observer | None = None
         if maintenance is not None:
             schedule.plan_maintenance(clock(), first=True)
@@ -81,6 +84,7 @@ class Delivery:
         self._known: set[UUID] = set(known)
         self._to_tidy: deque[UUID] = deque()
         self._problems: dict[str, None] = {}
+        self._stumbled_at = ""
         #: The number of records that were delivered since the start, and of errors.
         self.delivered = 0
         self.errors = 0
@@ -120,6 +124,7 @@ class Delivery:
 
     def stop(self, deadline: float) -> None:
         """Deliver what is left until this time, by the daemon's clock, and end."""
+        self._listener.stop()
         with self._changed:
             self._deadline = deadline
             self._wake()
@@ -135,8 +140,8 @@ class Delivery:
         while self._deadline is None:
             try:
                 at = self.step()
-            except Exception:  # noqa: BLE001 - without this thread nothing is delivered
-                _log.exception("the delivery failed and goes on")
+            except Exception as error:  # noqa: BLE001 - without this thread nothing is delivered
+                self._stumbled(error)
                 self._schedule.failed(self._clock())
                 at = self._schedule.retry_at
             self._wait(at)
@@ -149,8 +154,7 @@ class Delivery:
         with self._changed:
             while self._deadline is None:
                 left_s = until - self._clock()
-                # While the database is away, an append is no reason to ask again.
-                if left_s <= 0 or (self._woken and self._clock() >= self._schedule.retry_at):
+                if left_s <= 0 or self._woken:
                     break
                 self._changed.wait(left_s)
             self._woken = False
@@ -171,6 +175,7 @@ class Delivery:
     def _step(self) -> float:
         now = self._clock()
         self._take_wishes(now)
+        # While the database is away, an append is no reason to ask again.
         if now < self._schedule.retry_at:
             return self._schedule.retry_at
         try:
@@ -200,9 +205,11 @@ class Delivery:
         else:
             self._database.failed(error)
 
-    def _answered(self) -> None:
-        self._database.answered()
-        self._schedule.answered()
+    def _stumbled(self, error: Exception) -> None:
+        """Log an unexpected error, with its traceback if it is not the same as the last time."""
+        if repr(error) != self._stumbled_at:
+            self._stumbled_at = repr(error)
+            _log.error("the delivery failed and goes on", exc_info=error)
 
     def _work(self, now: float) -> bool:
         if self._schedule.is_listing_due(now):
@@ -213,6 +220,7 @@ class Delivery:
         for user in self._schedule.users_to_measure(now):
             self._measure(user)
         self._maintain(now)
+        self._schedule.answered()
         return more
 
     def finish(self, deadline: float) -> None:
@@ -238,7 +246,7 @@ class Delivery:
     def _list(self) -> None:
         began = time.thread_time()
         found = self._database.atlas.projects.list()
-        self._answered()
+        self._database.answered()
         projects = {project.id: project for project in found}
         if projects != self._projects or not self._is_listed:
             fresh = [project for project in found if project.id not in self._known]
@@ -250,7 +258,9 @@ class Delivery:
             observer = self.observer
             if observer is not None:
                 self._post(lambda: observer.listed(found, heads))
-        self._schedule.listed(self._clock(), cpu_s=time.thread_time() - began)
+        if self._listens:
+            self._listener.begin(self._database.atlas)
+        self._schedule.listed(self._clock(), cpu_s=time.thread_time() - began, is_told=self._listener.listening)
 
     def _heads(self, projects: Sequence[Project]) -> dict[UUID, list[KnownHead]]:
         """Return the files of projects that this machine does not know yet."""
@@ -275,7 +285,7 @@ class Delivery:
         if self._journal.is_empty():
             return False
         done = self._database.atlas.memory.deliver(limit=_RECORDS)
-        self._answered()
+        self._database.answered()
         self.delivered += done.delivered
         self._problems = dict.fromkeys(one for one in self._problems if one in done.problems)
         for problem in done.problems:

@@ -3,6 +3,7 @@
 import os
 import stat
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -42,10 +43,13 @@ class Folder:
     unwatched: dict[str, str] = Factory(dict)
     #: The time of the next attempt to watch them.
     watch_again_at: float = 0.0
-    #: The folders that were watched once and hold no memory now. Their nearest existing folders are watched, so that
-    #: memory that comes back is seen.
+    #: The folders that held memory once. Their nearest existing folders are watched, so that memory that comes back is
+    #: seen.
     former: dict[str, None] = Factory(dict)
-    #: Files that are tracked only because an instruction file imports them.
+    #: Folders without memory that are not watched, with device, inode and ctime from before the scan listed them.
+    searched: Mapping[str, tuple[int, int, int] | None] = Factory(dict)
+    #: Files that no glob tracks: an instruction file imports them, or they have the name of instructions in a folder of
+    #: the project.
     imports: frozenset[str] = frozenset()
     #: Paths whose change may add or remove tracked files: see `Scan.awaited`.
     awaited: frozenset[str] = frozenset()
@@ -90,7 +94,7 @@ class Folder:
         aliases = self.aliases.get(path, ())
         if path in self.imports or path in self.known or self.tracking.wants(path):
             return (path, *aliases)
-        return aliases
+        return ("", *aliases) if self.tracking.may_be_nested(path) else aliases
 
     def take(self, head: KnownHead) -> None:
         """Make this the newest version of its file."""
@@ -117,12 +121,17 @@ class Folder:
         return True
 
     def is_unchanged(self) -> bool:
-        """Return whether `stat` of every known file and watched folder is the same as at the last scan."""
-        if self.identity is None or self.lost is not None or self.awaits_more:
+        """Return whether `stat` of every known file and watched folder is the same as at the last scan.
+
+        A file with a problem may be without it now, so its project does not count as unchanged.
+        """
+        if self.identity is None or self.lost is not None or self.awaits_more or any(self.problems):
             return False
         try:
-            return all(self.stamp(folder) == stamp for folder, stamp in self.folders.items()) and all(
-                self._looks_like(path, known) for path, known in self.known.items()
+            return (
+                all(self.stamp(folder) == stamp for folder, stamp in self.folders.items())
+                and all(self._looks_like(path, known) for path, known in self.known.items())
+                and all(self.stamp(folder) == stamp for folder, stamp in self.searched.items())
             )
         except (AtlasError, OSError):
             return False

@@ -86,6 +86,8 @@ class WatchedProjects:
                 folder = Folder(project)
                 for head in moved.get(project.id) or heads.get(project.id, ()):
                     folder.take(head)
+                # Watch the folders of known files before the first listing, so that it need not be repeated.
+                folder.folders = dict.fromkeys(above(folder.known))
                 fresh.append(folder)
         self.folders.update((folder.id, folder) for folder in fresh)
         self._scheduler.request_scan(*(folder.id for folder in self.by_activity(fresh)))
@@ -270,6 +272,9 @@ class WatchedProjects:
 
     def _lose(self, folder: Folder, reason: str) -> None:
         unwatch(folder, self._backend)
+        if folder.identity is None and not folder.project.had_folder:
+            # A program registered a folder that never was on this machine. Only the sweep looks whether it is there.
+            return
         self._scheduler.lost(folder.id)
         if folder.lost is None:
             folder.lost_since = self._clock()
@@ -300,6 +305,17 @@ class WatchedProjects:
         except Exception:  # noqa: BLE001 - a fault in one project must not stop the sweep of the others
             _log.exception("%s: cannot compare", folder.root)
             return True
+
+
+def above(paths: Iterable[str]) -> set[str]:
+    """Return the folders that contain these paths, at any depth, without the project's own folder."""
+    found: set[str] = set()
+    for path in paths:
+        folder = path.rpartition("/")[0]
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return found
 
 
 def _as_lists(heads: Mapping[UUID, Mapping[str, KnownHead]]) -> dict[UUID, list[KnownHead]]:

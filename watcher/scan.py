@@ -3,13 +3,14 @@
 import logging
 import os
 import stat
+import time
 from collections.abc import Iterator
 
 from atlas_sdk import AtlasError, FileProblem, InvalidInput, Tracking
 from atlas_sdk.files import Root, Scan, entry, is_gone, trace
 from watcher.backend import Backend, WatchedFolder, Watching
 from watcher.debounce import ChangeKind
-from watcher.folder import Folder
+from watcher.folder import Folder, is_recent
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ def _watch_and_list(folder: Folder, root: Root, backend: Backend) -> Scan:
     wanted = {"", *folder.folders}
     for _ in range(_ROUNDS):
         _watch(folder, backend, wanted)
+        began_ns = time.time_ns()
         # Take the stamps before the listing, so that a change during the listing makes them differ.
         stamps = {name: folder.trusted_stamp(name) for name in wanted}
         found = folder.tracking.scan(root)
@@ -89,13 +91,16 @@ def _watch_and_list(folder: Folder, root: Root, backend: Backend) -> Scan:
     folder.aliases = _aliases(found)
     folder.imports = frozenset(path for path in found.paths if not folder.tracking.wants(path))
     folder.folders = {name: stamps.get(name) for name in wanted}
+    folder.searched = {
+        name: None if is_recent(stamp[2], began_ns) else stamp for name, stamp in found.unwatched.items()
+    }
     return found
 
 
 def _former(folder: Folder, root: Root, wanted: set[str]) -> tuple[set[str], set[str]]:
     """Return the paths to await, and the folders to watch, for the folders where memory was once."""
-    for name in folder.folders.keys() - wanted - folder.former.keys():
-        folder.former[name] = None
+    held = {path.rpartition("/")[0] for path in (*folder.imports, *folder.aliases)}
+    folder.former.update(dict.fromkeys(held - wanted))
     for name in [name for name in folder.former if name in wanted]:
         del folder.former[name]
     for name in list(folder.former)[:-_MOST_FORMER]:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from attrs import Attribute, asdict, field, frozen
+from attrs import Attribute, asdict, evolve, field, frozen
 
 from atlas_sdk import FileProblem
 from atlas_sdk.home import open_private_file, replace_private_file
@@ -194,9 +194,15 @@ def _stored(_: Any, attribute: "Attribute[Any] | None", value: Any) -> Any:
 
 def write(home: Path, status: Status) -> None:
     """Replace the status file in one step: a reader sees the old status or the new status."""
-    fields = asdict(status, value_serializer=_stored)
+    # Turn one project at a time into text: as objects, ten thousand projects take 40 MB.
+    projects = ",".join(_text(project) for project in status.projects)
+    rest = _text(evolve(status, projects=()))
+    replace_private_file(home / STATUS, rest.replace('"projects":[]', f'"projects":[{projects}]', 1))
+
+
+def _text(value: Status | ProjectStatus) -> str:
     # JSON has no times: write them as text.
-    replace_private_file(home / STATUS, json.dumps(fields, default=datetime.isoformat, separators=(",", ":")))
+    return json.dumps(asdict(value, value_serializer=_stored), default=datetime.isoformat, separators=(",", ":"))
 
 
 def read_status(home: Path) -> Status | None:

@@ -16,7 +16,7 @@ from watcher.capture import Reader
 from watcher.comparison import stale_paths
 from watcher.database import Database
 from watcher.debounce import ChangeKind, Due, Timing
-from watcher.delivery import Delivery
+from watcher.delivery import DeliveryThread
 from watcher.event_queue import EventQueue
 from watcher.file_states import Pending, Surroundings, project_status
 from watcher.maintenance import MaintenanceRunner
@@ -40,7 +40,7 @@ class Worker:
         *,
         database: Database,
         journal: Journal,
-        delivery: Delivery,
+        delivery: DeliveryThread,
         reader: Reader,
         backend: Backend,
         queue: EventQueue,

@@ -9,6 +9,8 @@ from atlas_sdk.files import printable
 if TYPE_CHECKING:
     from atlas_sdk import Snapshot
 
+#: The most untracked files that a command shows; `atlasctl files` shows all.
+_MOST_SHOWN = 10
 _HASH_ONLY = "only its hash was kept; raise limit_bytes under [track] in .atlas.toml, or exclude it"
 
 
@@ -33,6 +35,15 @@ def warn_skipped(out: Output, skipped: Iterable[tuple[str, str]]) -> None:
     """Print a warning for each file that could not be stored, with the reason, on stderr."""
     for _, reason in skipped:
         out.warn(f"not captured: {reason}")
+
+
+def note_lookalikes(out: Output, lookalikes: Iterable[tuple[str, str]]) -> None:
+    """Print a line for each file that looks like memory and is not tracked, at most ten, on stderr."""
+    found = list(lookalikes)
+    for _, reason in found[:_MOST_SHOWN]:
+        out.note(f"not tracked: {reason}")
+    if len(found) > _MOST_SHOWN:
+        out.note(f"not tracked: {len(found) - _MOST_SHOWN} more; atlasctl files shows them")
 
 
 def unkept(versions: "Iterable[Snapshot]", limit_bytes: int) -> list[tuple[str, str]]:

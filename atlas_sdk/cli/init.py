@@ -1,15 +1,13 @@
 """`atlasctl init`: protect a folder."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from atlas_sdk import AlreadyExists, InvalidInput, NotFound
-from atlas_sdk.cli.advice import holds_everything
-from atlas_sdk.cli.capturing import unkept, warn_skipped
+from atlas_sdk.cli.capturing import note_lookalikes, unkept, warn_skipped
 from atlas_sdk.cli.command import Command
+from atlas_sdk.cli.folders import folder_of
 from atlas_sdk.cli.invocation import Invocation, pass_run
 from atlas_sdk.cli.json_output import of_project, of_skipped, of_version
 from atlas_sdk.cli.output import count, size
@@ -17,11 +15,23 @@ from atlas_sdk.cli.without_database import remember
 from atlas_sdk.text import printable
 
 if TYPE_CHECKING:
-    from atlas_sdk import Atlas, Project, Snapshot, User
+    from atlas_sdk import Project, Snapshot
 
 
-@click.command(cls=Command, examples=("atlasctl init", "atlasctl init ~/code/app", "atlasctl init ~/code/app --json"))
+@click.command(
+    cls=Command,
+    examples=(
+        "atlasctl init",
+        "atlasctl init ~/code/app",
+        "atlasctl init --user",
+        "atlasctl init ~/code/new --from ~/old/app",
+        "atlasctl init . --json",
+    ),
+)
 @click.argument("path", required=False)
+@click.option("--user", "of_user", is_flag=True, help="Your own memory, such as ~/.claude, instead of a project's.")
+@click.option("--here", is_flag=True, help="This folder, although it is inside of a repository; no question.")
+@click.option("--from", "source", metavar="OLD", help="Continue the history of this project, whose folder was moved.")
 @click.option("--force", is_flag=True, help="Also the home folder itself, or /.")
 @click.option(
     "--service/--no-service",
@@ -30,18 +40,41 @@ if TYPE_CHECKING:
     help="Install the watcher as a service, or do not ask.  [default: ask on a terminal]",
 )
 @pass_run
-def init(run: Invocation, path: str | None, *, force: bool, as_service: bool | None) -> None:
+def init(
+    run: Invocation,
+    path: str | None,
+    source: str | None,
+    *,
+    of_user: bool,
+    here: bool,
+    force: bool,
+    as_service: bool | None,
+) -> None:
     """Protect a folder: register it and capture its memory files.
 
     PATH is the current folder unless given. Nothing is written into it. A second time captures what has changed since.
-    A forgotten folder comes back with its whole history. On a terminal it offers to start the watcher as a service, if
-    none runs; see `atlasctl service`.
+    A forgotten folder comes back with its whole history. Instructions in the folders of a project are found too, except
+    where git ignores a folder. --user registers the home folder as the project "user": of it only the memory of agents
+    is kept, never credentials, transcripts or caches. Below the root of a git repository, a terminal asks which of the
+    two folders to take. When the folder looks like that of a project which is gone, a terminal asks whether to continue
+    the history of that project. On a terminal it also offers to start the watcher as a service, if none runs; see
+    `atlasctl service`.
     """
+    from atlas_sdk.cli.init_choices import Choices
     from atlas_sdk.files import Tracking
 
-    folder = _folder(run.start if path is None else path, force=force)
+    if of_user and (path is not None or source is not None):
+        raise click.UsageError("--user is about the home folder: leave PATH and --from out")
+    given = str(Path.home()) if of_user else run.start if path is None else path
+    folder = folder_of(given, force=force or of_user)
     with run.opened() as atlas:
-        project, how = _registered(atlas, run.user(atlas, make=True), folder)
+        choices = Choices(run, atlas, run.user(atlas, make=True))
+        if source is None and path is None and not here and not of_user:
+            folder = choices.root(folder)
+        if source is not None:
+            project, how = choices.moved(source, folder)
+        else:
+            project, how = choices.registered(folder, name="user" if of_user else None)
         captured = atlas.memory.capture(project)
         files = [version for version in atlas.memory.files(project) if not version.deleted]
     remember(run, project, makes=True)
@@ -55,53 +88,35 @@ def init(run: Invocation, path: str | None, *, force: bool, as_service: bool | N
                 "project": of_project(project),
                 "created": how == "created",
                 "activated": how == "activated",
+                "moved": how == "moved",
+                **choices.fields(project),
                 "captured": len(captured.taken),
                 "files": [of_version(version) for version in files],
                 "skipped": [of_skipped(*entry) for entry in skipped],
+                "not_tracked": [of_skipped(*entry) for entry in captured.lookalikes],
             }
         )
     else:
-        _show(run, project, files=files, skipped=skipped, how=how)
+        hints = choices.hints(project) if how == "created" else []
+        _show(run, project, files=files, skipped=skipped, lookalikes=captured.lookalikes, how=how, hints=hints)
     if as_service is not False:
         from atlas_sdk.cli.service_install import offer
 
         offer(run, wanted=as_service)
 
 
-def _folder(given: str, *, force: bool) -> Path:
-    path = Path(os.path.realpath(Path(given).expanduser()))
-    if not path.exists():
-        raise NotFound(f"{printable(given)} does not exist; make the folder first", kind="folder", name=given)
-    if not path.is_dir():
-        raise InvalidInput(f"{printable(given)} is not a folder; give the folder that it is in", field="path")
-    if not force and holds_everything(path):
-        raise InvalidInput(
-            f"{printable(str(path))} holds everything else: every folder in it would be taken for a part of this one "
-            "project; give a project's folder, or --force",
-            field="path",
-        )
-    return path
-
-
-def _registered(atlas: "Atlas", user: "User", folder: Path) -> "tuple[Project, str]":
-    """Return the active project of exactly this folder, and "created", "activated" or "found"."""
-    there = atlas.projects.at(folder, user=user)
-    if there is None:
-        try:
-            return atlas.projects.create(user, path=folder), "created"
-        except AlreadyExists:
-            # Another process registered the folder meanwhile.
-            there = atlas.projects.at(folder, user=user)
-            if there is None:
-                raise
-    if there.status == "archived":
-        return atlas.projects.activate(there), "activated"
-    return there, "found"
-
-
 def _show(
-    run: Invocation, project: "Project", *, files: "list[Snapshot]", skipped: list[tuple[str, str]], how: str
+    run: Invocation,
+    project: "Project",
+    *,
+    files: "list[Snapshot]",
+    skipped: list[tuple[str, str]],
+    lookalikes: tuple[tuple[str, str], ...],
+    how: str,
+    hints: list[str],
 ) -> None:
+    from atlas_sdk.cli.memory_owners import Owners
+
     out = run.out
     shown = printable(project.path)
     hash_only = [version for version in files if version.kept is False]
@@ -109,6 +124,7 @@ def _show(
     state = {
         "created": "protected now" if kept else "registered",
         "activated": f"{'protected' if kept else 'registered'} again, with its history",
+        "moved": f"{'protected' if kept else 'registered'} now, with the history of its old folder",
         "found": f"already {'protected' if kept else 'registered'}",
     }[how]
     amount = f": {count(kept, 'memory file')}" if kept else f"; no memory files {'kept' if files else 'yet'}"
@@ -116,10 +132,15 @@ def _show(
     if hash_only:
         its = "its hash is" if len(hash_only) == 1 else "their hashes are"
         out.line(f"{count(len(hash_only), 'file')} over the size limit: only {its} kept")
-    out.table([("", printable(version.path), size(version.size)) for version in files], styles=("", "", "dim"))
+    owner = Owners(Path(project.path)).shown
+    rows = [("", printable(version.path), size(version.size), owner(version.path)) for version in files]
+    out.table(rows, styles=("", "", "dim", "dim"))
     if not files:
         out.note("CLAUDE.md, AGENTS.md and the like are captured when they appear.")
     warn_skipped(out, skipped)
+    note_lookalikes(out, lookalikes)
+    for hint in hints:
+        out.note(hint)
     out.note("Next:")
     out.note("  atlasctl service install             keep every change from now on, also after a restart")
     out.note("  atlasctl watch                       or: keep every change, in this terminal")

@@ -157,8 +157,21 @@ class Invocation:
         )
 
     def project(self, atlas: "Atlas") -> "Project":
-        """Return the user's innermost project that contains the folder of the run. Raises NotFound."""
-        return atlas.projects.by_path(self.start, user=self.owner(atlas))
+        """Return the user's innermost project that contains the folder of the run. Raises NotFound.
+
+        The project of a home folder, which `atlasctl init --user` registers, has only the folders of agents: any other
+        folder in the home is not in it.
+        """
+        from atlas_sdk import NotAProject
+        from atlas_sdk.files import Tracking
+
+        found = atlas.projects.by_path(self.start, user=self.owner(atlas))
+        folder = os.path.relpath(os.path.realpath(self.start), found.path)
+        if folder != "." and Path(found.path).is_dir():
+            tracking = Tracking.load(Path(found.path))
+            if tracking.user and tracking.leads(folder) is None:
+                raise NotAProject(self.start)
+        return found
 
     @property
     def interactive(self) -> bool:

@@ -20,6 +20,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "init": ("init", "Protect a folder: register it and capture its memory files."),
     },
     "Protect": {
+        "files": ("files", "List the memory files and the rule that tracks each one."),
         "status": ("status", "Tell for every memory file whether it is protected now."),
         "snapshot": ("snapshot", "Capture what changed."),
         "checkpoint": ("checkpoints", "Name the state of all memory files."),
@@ -39,7 +40,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "Manage": {
         "user": ("user", "Create, list, change and delete users."),
-        "projects": ("projects", "List, archive and delete projects."),
+        "projects": ("projects", "List, move, archive and delete projects."),
         "plans": ("plans", "List and add plans."),
         "sessions": ("sessions", "List, issue and revoke the sign-ins of a user."),
         "quota": ("quota", "Show and set what users may use."),

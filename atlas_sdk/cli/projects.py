@@ -9,6 +9,7 @@ import click
 from atlas_sdk import InvalidInput, NotFound
 from atlas_sdk.cli.advice import init_advice
 from atlas_sdk.cli.command import command_group, user_option, yes_option
+from atlas_sdk.cli.folders import folder_of, worktree_of
 from atlas_sdk.cli.invocation import Invocation, pass_run_anywhere
 from atlas_sdk.cli.json_output import fields_of, of_project
 from atlas_sdk.cli.output import count, plain, size
@@ -25,7 +26,7 @@ _LIVING = frozenset({"active", "archived"})
 
 @command_group
 def projects() -> None:
-    """List, archive and delete projects.
+    """List, move, archive and delete projects.
 
     A project is a registered folder; `atlasctl init` registers one. PROJECT is its folder, its id, or the beginning of
     the id as `atlasctl projects list` shows it.
@@ -41,15 +42,22 @@ def projects() -> None:
 def list_projects(run: Invocation, email: str | None, *, everything: bool) -> None:
     """List the projects of a user, the oldest first.
 
-    A line has the beginning of the id, the status, the folder, and when it was last changed or used.
+    A line has the beginning of the id, the status, the folder, and when it was last changed or used. A git worktree
+    also names the folder of its repository.
     """
     with run.opened() as atlas:
         found = atlas.projects.list(run.owner(atlas, email), status=None if everything else "active")
     run.out.listing(
         found,
-        _fields,
-        lambda one: (one.id.hex[:12], one.status, printable(one.path), run.out.when(one.updated_at)),
-        styles=("yellow", "", "bold", "dim"),
+        lambda one: {**_fields(one), "worktree_of": _encoded(worktree_of(one))},
+        lambda one: (
+            one.id.hex[:12],
+            one.status,
+            printable(one.path),
+            run.out.when(one.updated_at),
+            _relation(worktree_of(one)),
+        ),
+        styles=("yellow", "", "bold", "dim", "dim"),
     )
     if not found:
         run.out.note("no projects yet; atlasctl init in a folder registers it")
@@ -67,7 +75,7 @@ def show(run: Invocation, given: str, email: str | None) -> None:
     Its ids, its memory, its builds and its previews. Exits with 3 when there is no such project.
     """
     with run.opened() as atlas:
-        found = _find(run, atlas, given, email)
+        found = find(run, atlas, given, email)
         health = atlas.projects.health(found)
     names = "memory_files memory_bytes last_snapshot_at builds builds_succeeded builds_failed"
     names += " last_build_at last_build_status active_previews"
@@ -135,7 +143,7 @@ def _change(
     run: Invocation, given: str, email: str | None, operation: str, done: str, asked: tuple[str, bool] | None = None
 ) -> None:
     with run.opened() as atlas:
-        found = _find(run, atlas, given, email)
+        found = find(run, atlas, given, email)
         if asked is not None:
             run.confirm(asked[0].format(path=printable(found.path)), yes=asked[1])
         changed: Project = getattr(atlas.projects, operation)(found)
@@ -156,7 +164,7 @@ def purge(run: Invocation, given: str, email: str | None, *, yes: bool) -> None:
     stay. Asks first.
     """
     with run.opened() as atlas:
-        found = _find(run, atlas, given, email, statuses=frozenset({"deleted"}))
+        found = find(run, atlas, given, email, statuses=frozenset({"deleted"}))
         if found.status != "deleted":
             shown = printable(given)
             raise click.UsageError(f"{shown} is {found.status}; first run: atlasctl projects delete {shown}")
@@ -174,7 +182,30 @@ def purge(run: Invocation, given: str, email: str | None, *, yes: bool) -> None:
     )
 
 
-def _find(
+@projects.command(examples=("atlasctl projects move ~/old/app ~/code/new",))
+@click.argument("given", metavar="PROJECT")
+@click.argument("path")
+@user_option
+@click.option("--force", is_flag=True, help="Although PATH is a project, which is deleted, or files stay behind.")
+@pass_run_anywhere
+def move(run: Invocation, given: str, path: str, email: str | None, *, force: bool) -> None:
+    """Give a project another folder, with its whole history.
+
+    Move the folder first: this command moves no files. PROJECT is the old folder or the id, PATH the folder now. The
+    watcher looks there from now on. Refused while the old folder has files, or when PATH is a project; with --force
+    that project is deleted, and its versions stay until a purge.
+    """
+    folder = folder_of(path, force=force)
+    with run.opened() as atlas:
+        found = find(run, atlas, given, email)
+        moved = atlas.projects.move(found, folder, force=force)
+    how = "is there already" if found.path == moved.path else f"is the project of {printable(found.path)} now"
+    run.out.result(
+        {**_fields(moved), "moved_from": _encoded(found.path)}, f"{printable(moved.path)} {how}, with its history"
+    )
+
+
+def find(
     run: Invocation, atlas: "Atlas", given: str, email: str | None, *, statuses: frozenset[str] = _LIVING
 ) -> "Project":
     """Return the project with this folder or id. If several fit, prefer one whose status is in `statuses`."""
@@ -193,6 +224,16 @@ def _find(
         advice = init_advice(given) if Path(folder).is_dir() else "; atlasctl projects list --all shows them"
         raise NotFound(f"{named(given)} is not a project{advice}", kind="project", name=given)
     return found[0]
+
+
+def _relation(main: str | None) -> str:
+    return "" if main is None else f"worktree of {printable(main)}"
+
+
+def _encoded(path: str | None) -> str | None:
+    from atlas_sdk.files import to_text
+
+    return None if path is None else to_text(path)
 
 
 def _fields(project: "Project") -> dict[str, Any]:

@@ -116,7 +116,8 @@ def _finish(run: Invocation, plan: "RestorePlan", done: "Restore | None") -> Non
         run.out.record({**of_plan(plan), "restore": carried_out, "safety": safety})
         return
     if not plan.changes:
-        run.out.note("nothing to do: the files already match")
+        blocked = any(step.action == "blocked" for step in plan.steps)
+        run.out.note("nothing else to do" if blocked else "nothing to do: the files already match")
     elif done is None:
         run.out.note(f"{count(len(plan.changes), 'file')} would change; nothing was written")
     else:

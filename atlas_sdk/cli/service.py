@@ -77,7 +77,7 @@ def install(run: Invocation, *, shows: bool, system: bool, account: str | None, 
     run.out.line(f"{found.unit} {'is up to date and' if not done.written else 'is installed and'} {state.state}")
     if not done.has_namespaces:
         run.out.warn("the systemd of this login can make no namespaces: the service runs with fewer restrictions")
-    watcher = _watcher(run)
+    watcher = _watcher(found)
     if watcher is not None and state.pid is not None and watcher.pid not in {0, state.pid}:
         run.out.warn(f"another watcher of this home runs, process {watcher.pid}; the service takes over when it ends")
     if lingers(found) is False:
@@ -150,7 +150,7 @@ def status(run: Invocation, *, shows: bool, system: bool, account: str | None) -
     if shows:
         run.out.line(shlex.join(found.status_command()))
         return 0
-    watcher = _watcher(run)
+    watcher = _watcher(found)
     reason = missing(found)
     state = None if reason is not None else state_of(found)
     code = 0 if (state is not None and state.is_running) or watcher is not None else NOT_PROTECTED
@@ -216,10 +216,10 @@ def _service(run: Invocation, *, system: bool, account: str | None, metrics_port
     return service_of(service_plan.plan_of(run, system=system, account=account, metrics_port=metrics_port))
 
 
-def _watcher(run: Invocation) -> "Status | None":
+def _watcher(found: "Service") -> "Status | None":
     from watcher.status import read_status
 
-    return read_status(run.settings.folder)
+    return read_status(found.plan.home)
 
 
 def _print_unit(run: Invocation, found: "Service") -> None:

@@ -73,8 +73,15 @@ class NotFound(AtlasError, LookupError):
 class NotAProject(NotFound):
     """No registered project holds this folder."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(f"{named(path)} is not in a registered project", kind="project", name=path)
+    def __init__(self, path: str, *, border: str | None = None, outer: str | None = None) -> None:
+        sentence = f"{named(path)} is not in a registered project"
+        if border is not None and outer is not None:
+            sentence = f"{named(border)} has a git repository of its own, so the project {named(outer)} ends there"
+        super().__init__(sentence, kind="project", name=path)
+        #: The folder with a `.git` that lies between the path and a registered project, and that project's folder.
+        #: Both are None if no project is registered further out.
+        self.border = None if outer is None else border
+        self.outer = outer
 
 
 class AlreadyExists(AtlasError):

@@ -3,6 +3,14 @@
 from atlas_sdk.files.capture import FileState, Signature, entry, is_gone, link_target, read_file, signature
 from atlas_sdk.files.paths import from_text, printable, relative_path, to_text
 from atlas_sdk.files.replace import remove_file, replace_file
+from atlas_sdk.files.repositories import (
+    Repository,
+    first_commit,
+    has_repository,
+    real_folders,
+    repository,
+    repository_root,
+)
 from atlas_sdk.files.root import Root, hold, pin
 from atlas_sdk.files.safe_open import Trace, trace
 from atlas_sdk.files.temporary import Leftover, leftovers, remove_leftover
@@ -13,6 +21,7 @@ __all__ = [
     "NOT_TRACKED",
     "FileState",
     "Leftover",
+    "Repository",
     "Root",
     "Scan",
     "Signature",
@@ -21,7 +30,9 @@ __all__ = [
     "Tracking",
     "cut",
     "entry",
+    "first_commit",
     "from_text",
+    "has_repository",
     "hold",
     "is_gone",
     "leftovers",
@@ -31,10 +42,13 @@ __all__ = [
     "printable",
     "quoted",
     "read_file",
+    "real_folders",
     "relative_path",
     "remove_file",
     "remove_leftover",
     "replace_file",
+    "repository",
+    "repository_root",
     "signature",
     "to_text",
     "trace",

@@ -19,7 +19,7 @@ from attrs import define, field
 from atlas_sdk.errors import InvalidInput
 from atlas_sdk.text import quoted
 
-__all__ = ["Excluded", "Globs", "Leads", "check_globs", "parts_of"]
+__all__ = ["Excluded", "Globs", "Leads", "RankedGlobs", "check_globs", "parts_of"]
 
 #: The way in which a folder can lead to selected files. "near": the folder is below the fixed prefix of a glob, such as
 #: `.claude/rules`. "far": only globs without a fixed prefix, such as `**/CLAUDE.md`, can match below the folder.
@@ -33,7 +33,7 @@ _NEVER_ENTERED: Final = frozenset({".git", "node_modules", ".venv", "__pycache__
 _KEPT_SETS = 64
 
 # The limits of one list of globs. A list that reaches all limits takes 20 ms and 2 MB to compile, and at worst 40 ms to
-# match a path of 4,096 bytes (test_globs_at_their_limits_cost_little). The presets together have 52 globs and 6
+# match a path of 4,096 bytes (test_globs_at_their_limits_cost_little). The presets together have 125 globs and 9
 # patterns.
 _MOST_GLOBS: Final = 256
 _MOST_CHARACTERS: Final = 8_192
@@ -44,9 +44,11 @@ _MOST_PATTERN_CHARACTERS: Final = 64
 _MOST_KEPT: Final = 4_096
 
 
+_Patterns = tuple[tuple[int, str, _Matches], ...]
 #: The transitions of a state for the next part of a path: the bits after a part that equals a name; the bits that a
-#: matching pattern adds; the bits after any other part; and the bits that stay because `**` matches the part.
-_State = tuple[dict[str, int], tuple[tuple[int, str, _Matches], ...], int, int]
+#: matching pattern adds; the bits after any other part; and the bits that stay because `**` matches the part. Patterns
+#: with an ending, such as `*.md`, come second, after a tuple of all these endings: one comparison rules them all out.
+_State = tuple[dict[str, int], _Patterns, tuple[str, ...], _Patterns, int, int]
 
 
 @define(kw_only=True, eq=False)
@@ -84,23 +86,31 @@ class _Automaton:
         last = self._last_folder
         if last is None or last[0] != folder:
             last = self._last_folder = (folder, self._enter(folder))
-        names, patterns, always, stay = last[1]
+        names, patterns, endings, ended, always, stay = last[1]
         # Repeat the code of `_step`, because a call of `_step` would double the time.
         bits = names.get(name, always)
-        for moved, ending, matches in patterns:
-            if name.endswith(ending) and matches(name):
+        for moved, _, matches in patterns:
+            if matches(name):
                 bits |= moved
+        if name.endswith(endings):
+            for moved, ending, matches in ended:
+                if name.endswith(ending) and matches(name):
+                    bits |= moved
         if stay and name not in self.barred:
             bits |= stay
         self._last_path = (path, bits)
         return bits
 
     def _step(self, state: _State, part: str) -> int:
-        names, patterns, always, stay = state
+        names, patterns, endings, ended, always, stay = state
         bits = names.get(part, always)
-        for moved, ending, matches in patterns:
-            if part.endswith(ending) and matches(part):
+        for moved, _, matches in patterns:
+            if matches(part):
                 bits |= moved
+        if part.endswith(endings):
+            for moved, ending, matches in ended:
+                if part.endswith(ending) and matches(part):
+                    bits |= moved
         return bits | stay if stay and part not in self.barred else bits
 
     def _enter(self, folder: str) -> _State:
@@ -116,11 +126,15 @@ class _Automaton:
         keep = len(self._states) * (1 + len(names) + len(self.patterns)) < _MOST_KEPT
         if part is not None and not keep:
             names = {part: names.get(part, 0)}
+        patterns = [
+            (moved << 1, ending, matches) for before, ending, matches in self.patterns if (moved := before & bits)
+        ]
+        ended = tuple(pattern for pattern in patterns if pattern[1])
         state = (
             {name: moved << 1 | always for name, before in names.items() if (moved := before & bits)},
-            tuple(
-                (moved << 1, ending, matches) for before, ending, matches in self.patterns if (moved := before & bits)
-            ),
+            tuple(pattern for pattern in patterns if not pattern[1]),
+            tuple(ending for _, ending, _ in ended),
+            ended,
             always,
             bits & self.loops,
         )
@@ -164,6 +178,37 @@ class Excluded(_Automaton):
     def match(self, path: str) -> bool:
         """Return True if this file or folder is excluded."""
         return self.start != 0 and self.after(path) & self.accept != 0
+
+
+@define(kw_only=True, eq=False)
+class RankedGlobs(_Automaton):
+    """A list of globs that tells which of them matches: the last one. `**` matches every folder."""
+
+    #: The place in the list of each glob, by the number of its last bit.
+    ranks: dict[int, int]
+
+    @classmethod
+    def of(cls, globs: tuple[tuple[str, ...], ...]) -> "RankedGlobs":
+        """Compile globs that `parts_of` has split."""
+        ranks: dict[int, int] = {}
+        bit = 0
+        for rank, parts in enumerate(globs):
+            bit += sum(part != "**" for part in parts)
+            ranks[bit] = rank
+            bit += 1
+        return cls(**_bits(globs), barred=frozenset(), ranks=ranks)
+
+    @staticmethod
+    def check(parts: tuple[str, ...]) -> None:
+        """Raise `InvalidInput` for a part that is no pattern."""
+        for part in parts:
+            if _is_magic(part):
+                _pattern(part)
+
+    def last(self, path: str) -> int | None:
+        """Return the place of the last glob that matches a path; None if none does."""
+        matched = self.after(path) & self.accept
+        return self.ranks[matched.bit_length() - 1] if matched else None
 
 
 def check_globs(globs: tuple[str, ...]) -> None:

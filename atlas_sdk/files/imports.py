@@ -10,6 +10,7 @@ what people write. The limits count names and bytes, not time, so two searches o
 The result reports that imports were left out.
 """
 
+import codecs
 import os
 import re
 import stat
@@ -66,6 +67,8 @@ class Imports:
     paths: tuple[str, ...]
     #: One sentence with the reason why some imports were left out, and with advice; None if no import was left out.
     left_out: str | None
+    #: Each imported file, with the file that imports it.
+    by: dict[str, str] = field(factory=dict)
     #: The paths whose change can add or remove an import: of a mention that leads to no file, the first part that is
     #: missing; and the symlinks on the way to any file.
     awaited: frozenset[str] = frozenset()
@@ -92,6 +95,7 @@ def _follow(search: "_Search", paths: Iterable[str], allows: Callable[[str], boo
     seen = set(start)
     level = start
     imported = 0
+    importers: dict[str, str] = {}
     for _ in range(MOST_DEPTH):
         by: dict[str, str] = {}
         for path in level:
@@ -104,12 +108,14 @@ def _follow(search: "_Search", paths: Iterable[str], allows: Callable[[str], boo
             search.leave_out(first, f"the project imports more than {_MOST_FILES:,} files", "name fewer")
         imported += len(level)
         seen.update(level)
+        importers.update((path, by[path]) for path in level)
     return Imports(
         paths=tuple(sorted(seen.difference(start))),
         left_out=search.left_out,
         awaited=frozenset(path for path in search.awaited if path and allows(path)),
         stats=search.stats,
         targets=search.targets,
+        by=importers,
     )
 
 
@@ -196,7 +202,7 @@ class _Search:
             return None
         self.text -= len(content)
         # Some editors begin a file with a byte order mark, which is no part of the text.
-        return content.removeprefix(b"\xef\xbb\xbf")
+        return content.removeprefix(codecs.BOM_UTF8)
 
     def _too_many_names(self, path: str, most: int, who: str) -> None:
         advice = "write in backticks what is no import, or exclude the file"

@@ -5,7 +5,9 @@ whatever it contains. An error in the file affects only the project of the file.
 """
 
 import os
+import pwd
 import stat
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +20,7 @@ from atlas_sdk.files.safe_open import Place, locate
 from atlas_sdk.files.toml import LIMIT_BYTES, parse_toml
 from atlas_sdk.text import printable, quoted
 
-__all__ = ["SETTINGS", "check_presets", "read_settings"]
+__all__ = ["SETTINGS", "check_presets", "is_home", "read_settings"]
 
 #: The settings file of a project, which is optional.
 SETTINGS: Final = ".atlas.toml"
@@ -26,6 +28,9 @@ SETTINGS: Final = ".atlas.toml"
 #: copies of the content in memory.
 _HIGHEST_LIMIT_BYTES = 256 * 2**20
 _LISTS = ("presets", "include", "exclude")
+_SWITCHES = ("nested", "user")
+#: The shells of accounts that nobody logs in to; the home of such an account may be a project.
+_NO_SHELLS = ("/nologin", "/false", "/sync")
 #: The tables of the file. `atlas_sdk.config` reads and checks `[atlas]`.
 _TABLES = ("track", "atlas")
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,11 +49,36 @@ def read_settings(root: Path | Root) -> dict[str, Any]:
     return _checked(parse_toml(content, name=SETTINGS))
 
 
+def is_home(folder: Path) -> bool:
+    """Return whether a folder is a home: the one of this process, or of the person that owns the folder.
+
+    A watcher may run as another account than the person, or without `HOME`.
+    """
+    path = os.path.realpath(folder)
+    if path == os.path.realpath(Path.home()):
+        return True
+    try:
+        home = _home_of(os.stat(path).st_uid)  # noqa: PTH116 - the path is text here
+    except OSError:
+        return False
+    return home is not None and path == os.path.realpath(home)
+
+
+@lru_cache(maxsize=64)
+def _home_of(user: int) -> str | None:
+    try:
+        account = pwd.getpwuid(user)
+    except KeyError:
+        return None
+    return None if account.pw_shell.endswith(_NO_SHELLS) else account.pw_dir
+
+
 def check_presets(presets: tuple[str, ...]) -> None:
     """Raise `InvalidInput` for an unknown preset."""
     for name in presets:
         if name not in PRESETS:
-            raise InvalidInput(f"{quoted(name)} is not a preset; presets are {', '.join(PRESETS)}", field="presets")
+            known = ", ".join(PRESETS)
+            raise InvalidInput(f"{quoted(name[:40])} is not a preset; presets are {known}", field="presets")
 
 
 def _content(root: Path | Root) -> bytes | None:
@@ -113,10 +143,14 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
             if type(value) is not int or not 0 < value <= _HIGHEST_LIMIT_BYTES:
                 raise _wrong(name, f"must be a number of bytes from 1 to {_HIGHEST_LIMIT_BYTES}")
             fields[key] = value
+        elif key in _SWITCHES:
+            if not isinstance(value, bool):
+                raise _wrong(name, "must be true or false")
+            fields[key] = value
         elif key in _LISTS:
             fields[key] = _listed(name, value)
         else:
-            raise _wrong(name, f"is not known; the keys are {', '.join(_LISTS)}, limit_bytes")
+            raise _wrong(name, f"is not known; the keys are {', '.join((*_LISTS, *_SWITCHES))}, limit_bytes")
     return fields
 
 

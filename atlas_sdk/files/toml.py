@@ -39,7 +39,8 @@ def parse_toml(raw: bytes, *, name: str) -> dict[str, Any]:
     if len(raw) > LIMIT_BYTES:
         raise InvalidInput(f"{name} is larger than {LIMIT_BYTES:,} bytes", field=name)
     try:
-        text = raw.decode()
+        # Editors on Windows begin a text with a byte order mark; TOML knows none.
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise InvalidInput(f"{name} is not TOML: byte {exc.start:,} is not UTF-8", field=name) from None
     _check_signs(text, name)

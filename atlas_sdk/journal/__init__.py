@@ -1,4 +1,14 @@
-"""The journal of a home: captures that are durable on this machine, and not in the database yet."""
+"""The journal of a home: captures that are durable on this machine, and not in the database yet.
+
+The journal is an SQLite file with a write-ahead log and one fdatasync for each append. An append-only file with
+checksums would be less than twice as fast, and would need its own recovery, indexes and locks between processes.
+Milliseconds (p50, 400 appends in turn on one disk, 2 cores; the last column is write + fdatasync of the content alone):
+
+    records      SQLite   append-only file   content alone
+    1 of 1 KiB     0.52               0.44            0.33
+    1 of 8 KiB     0.89               0.54            0.46
+    100 of 8 KiB   7.06               5.17            1.40
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

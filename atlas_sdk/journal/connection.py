@@ -3,7 +3,7 @@
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
@@ -117,7 +117,7 @@ class Connection:
         except sqlite3.Error as exc:
             raise self._problem(exc) from exc
 
-    def each(self, name: str, **parameters: object) -> Iterator[Any]:
+    def each(self, name: str, **parameters: object) -> Generator[Any, None, None]:
         """Yield the rows of a statement one by one. Callers must hold `lock` until the end."""
         with self.explained():
             connection = self.opened()
@@ -161,7 +161,7 @@ def _sentence(error: sqlite3.Error) -> str:
     if kind == sqlite3.SQLITE_BUSY:
         return f"is in use by another process for more than {_WAIT_S:g} s; continue or end that process, then try again"
     if kind in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-        return "is damaged; move it away, then try again"
+        return "is damaged; move its folder away, then try again"
     if kind in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN}:
         reason = os.strerror(errno.EACCES).lower()
         return f"cannot be opened or written ({reason}, or a full disk): see that it belongs to this OS user"

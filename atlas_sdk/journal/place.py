@@ -1,7 +1,9 @@
 """The journal's file: find it, make it, and check that it is a journal of this OS user and of this version."""
 
+import fcntl
 import os
 import sqlite3
+import time
 from pathlib import Path
 from threading import Lock
 
@@ -57,6 +59,21 @@ def _private(home: Path) -> Path:
 
 def _make(path: Path) -> None:
     """Make an empty journal in one step, so that no process ever sees half of one."""
+    lock = open_private_file(path.with_name("lock"), os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if identity(path) is None:
+            _make_alone(path)
+    finally:
+        os.close(lock)
+
+
+def _make_alone(path: Path) -> None:
+    # A person may have moved the file alone. SQLite would take the log that was left for the log of the new file.
+    for ending in ("-wal", "-shm"):
+        left = path.with_name(NAME + ending)
+        if left.exists():
+            left.rename(path.with_name(f"{NAME}.left-{time.time_ns()}{ending}"))
     fresh = path.with_name(f"{NAME}.new-{os.getpid()}-{os.urandom(4).hex()}")
     try:
         os.close(open_private_file(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL))
@@ -69,11 +86,7 @@ def _make(path: Path) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
         finally:
             connection.close()
-        # Another process may be faster: then its file is the journal.
-        try:
-            os.link(fresh, path)
-        except FileExistsError:
-            return
+        fresh.rename(path)
         sync_folder(path.parent)
     finally:
         fresh.unlink(missing_ok=True)
@@ -133,8 +146,8 @@ def _check_header(path: Path) -> None:
     application = header[_APPLICATION_AT : _APPLICATION_AT + 4]
     if not header.startswith(_MAGIC) or application != _APPLICATION:
         raise JournalProblem(
-            f"{path} is not a journal of AtlasEngine, or its beginning is damaged; it was not changed: move it away, "
-            "then try again",
+            f"{path} is not a journal of AtlasEngine, or its beginning is damaged; it was not changed: move its "
+            "folder away, then try again",
             path=str(path),
         )
     version = int.from_bytes(header[_VERSION_AT : _VERSION_AT + 4], "big")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -122,10 +123,10 @@ class Journal:
         """
         now = None if held_too else to_microseconds(_now())
         name = "keys" if project is None else "keys_of_project"
-        with self._reads.lock:
-            keys = self._reads.each(name, **({} if project is None else {"project_id": project.bytes}))
-            if user is not None:
-                keys = (key for key in keys if key["user_id"] == user.bytes)
+        given = {} if project is None else {"project_id": project.bytes}
+        # An open cursor would keep SQLite from starting its log anew.
+        with self._reads.lock, closing(self._reads.each(name, **given)) as found:
+            keys = (key for key in found if user is None or key["user_id"] == user.bytes)
             ids = self._unmarked | {one.bytes for one in skipped}
             seqs = list(deliverable(keys, now=now, path=path, limit=limit, max_bytes=max_bytes, skipped=ids))
             return [record_of(row) for seq in seqs for row in self._reads.rows("record", seq=seq)]

@@ -94,6 +94,8 @@ class Capture:
     skipped: tuple[tuple[str, str], ...]
     #: The recorded files that exist but are not tracked any more; their history is kept.
     untracked: tuple[str, ...] = ()
+    #: Path and reason of every file that looks like memory and is not tracked, at most 100.
+    lookalikes: tuple[tuple[str, str], ...] = ()
 
 
 @frozen(kw_only=True)

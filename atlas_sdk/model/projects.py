@@ -8,7 +8,7 @@ from attrs.validators import in_
 
 from atlas_sdk.files import from_text
 
-__all__ = ["PROJECT_STATUSES", "Project", "ProjectPurge"]
+__all__ = ["PROJECT_STATUSES", "MovedProject", "Project", "ProjectPurge"]
 
 #: active <-> archived; both -> deleted. The database refuses any other change.
 PROJECT_STATUSES = ("active", "archived", "deleted")
@@ -25,6 +25,8 @@ class Project:
     name: str
     #: The absolute path with symlinks resolved, decoded by `os.fsdecode`.
     path: str = field(converter=from_text)
+    #: True if the folder existed where the project was registered. A program may register a project without a folder.
+    had_folder: bool = field(default=True, repr=False)
     #: "active", "archived" or "deleted", which is final.
     status: str = field(validator=in_(PROJECT_STATUSES))
     #: The state at the last capture, checkpoint or `projects.update_memory`; `projects.health` reads the memory itself.
@@ -36,6 +38,19 @@ class Project:
     created_at: datetime = field(repr=False)
     #: The time of the last change or `projects.touch`.
     updated_at: datetime = field(repr=False)
+
+
+@frozen(kw_only=True)
+class MovedProject:
+    """A project whose folder is gone, and the reasons to believe that it is at another path now."""
+
+    project: Project
+    #: True if the folder there has the same device and inode, as a renamed folder has.
+    same_folder: bool
+    #: True if the git repository there has the same first commit.
+    same_commit: bool
+    #: The number of memory files there that the project's history has, with the same path and content.
+    same_files: int
 
 
 @frozen(kw_only=True)

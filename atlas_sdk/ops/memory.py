@@ -149,6 +149,7 @@ def capture(project: Project, *, kind: str | None = None) -> Plan[Capture]:
         taken=tuple(changes.taken),
         skipped=tuple((entry.path, entry.reason) for entry in changes.skipped),
         untracked=tuple(untracked),
+        lookalikes=tuple((entry.path, entry.reason) for entry in scan.lookalikes),
     )
 
 
@@ -218,7 +219,7 @@ def heads(projects: Sequence[Project]) -> Plan[list[Snapshot]]:
     ids = [project.id for project in projects]
     return (
         yield from many(
-            sql["heads_of_projects"], Snapshot, user_ids=[project.user_id for project in projects], project_ids=ids
+            sql["files_of_projects"], Snapshot, user_ids=[project.user_id for project in projects], project_ids=ids
         )
     )
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from atlas_sdk._plan import Plan, atomic, context, execute, local, many, one, one_or_none
 from atlas_sdk._sql import statements
 from atlas_sdk.errors import AlreadyExists, InvalidInput, NotAProject, NotFound
-from atlas_sdk.files import from_text, named, to_text
+from atlas_sdk.files import first_commit, from_text, named, real_folders, to_text
 from atlas_sdk.model.projects import PROJECT_STATUSES, Project, ProjectPurge
 from atlas_sdk.model.users import User
 from atlas_sdk.ops import builds, events, previews
@@ -42,11 +42,11 @@ Order = Literal["created", "used"]
 _USED: Final = timedelta(minutes=1)
 
 
-def _keys(project: Project) -> dict[str, UUID]:
+def keys(project: Project) -> dict[str, UUID]:
     return {"user_id": project.user_id, "project_id": project.id}
 
 
-def _gone(project: Project) -> NotFound:
+def gone_project(project: Project) -> NotFound:
     return NotFound(
         f"the project {named(project.name)} is deleted; register its folder again",
         kind="project",
@@ -54,16 +54,18 @@ def _gone(project: Project) -> NotFound:
     )
 
 
-def _identity(folder: str) -> tuple[int, int] | None:
-    """Return device and inode of a folder, which stay the same when the folder moves; None if it cannot be read."""
+def marks(folder: str) -> dict[str, object]:
+    """Return what recognises a folder at another path, for the columns of its project; all None without a folder."""
     try:
         found = Path(folder).stat()
     except OSError:
-        return None
-    return found.st_dev, found.st_ino
+        return {"root_device": None, "root_inode": None, "first_commit": None}
+    # PostgreSQL has no unsigned numbers: store the same 64 bits as a signed number.
+    device, inode = (number - (number >> 63 << 64) for number in (found.st_dev, found.st_ino))
+    return {"root_device": device, "root_inode": inode, "first_commit": first_commit(folder)}
 
 
-def _resolved(path: str | PathLike[str]) -> str:
+def resolved(path: str | PathLike[str]) -> str:
     text = os.fspath(path)
     if not text or "\0" in text:
         raise InvalidInput("a project needs the path of a folder, without NUL", field="path")
@@ -86,8 +88,8 @@ def create(
     database; the default is a random one. Raises AlreadyExists when the user has a project with this folder already,
     even an archived one, or when the session id is taken.
     """
-    folder = yield from local(_resolved, path)
-    identity = yield from local(_identity, folder)
+    folder = yield from local(resolved, path)
+    found = yield from local(marks, folder)
     project_id = (yield from context()).new_id()
     session = session_id or project_id.hex
     if not (yield from execute(sql["claim_session"], session_id=session, user_id=user.id)):
@@ -100,10 +102,9 @@ def create(
         session_id=session,
         name=to_text(name or Path(folder).name or folder),
         path=to_text(folder),
-        root_device=identity and identity[0],
-        root_inode=identity and identity[1],
         framework=framework,
         language=language,
+        **found,
     )
     if project is None:
         there = yield from one_or_none(sql["at"], Project, user_id=user.id, path=to_text(folder))
@@ -135,20 +136,25 @@ def by_session(session_id: str) -> Plan[Project | None]:
 def by_path(path: str | PathLike[str], *, user: User | None = None) -> Plan[Project]:
     """Return the active project whose folder contains this file or folder; of nested projects, the innermost one.
 
-    Without `user` the call looks at the projects of all users. Raises NotAProject.
+    A project ends at a git repository or worktree below its folder: the files in there are not the project's. Without
+    `user` the call looks at the projects of all users. Raises NotAProject.
     """
-    folder = yield from local(_resolved, path)
-    around = [folder, *map(str, Path(folder).parents)]
-    user_id = None if user is None else user.id
-    project = yield from one_or_none(sql["by_paths"], Project, paths=[to_text(p) for p in around], user_id=user_id)
+    inside, outside = yield from local(real_folders, (yield from local(resolved, path)))
+    project = yield from _innermost(inside, user)
     if project is None:
-        raise NotAProject(os.fspath(path))
+        outer = (yield from _innermost(outside, user)) if outside else None
+        raise NotAProject(os.fspath(path), border=inside[-1], outer=None if outer is None else outer.path)
     return project
+
+
+def _innermost(folders: list[str], user: User | None) -> Plan[Project | None]:
+    asked = {"paths": [to_text(folder) for folder in folders], "user_id": None if user is None else user.id}
+    return (yield from one_or_none(sql["by_paths"], Project, **asked))
 
 
 def at(path: str | PathLike[str], *, user: User) -> Plan[Project | None]:
     """Return the project of exactly this folder, active or archived, or None. Check its `status`."""
-    folder = yield from local(_resolved, path)
+    folder = yield from local(resolved, path)
     return (yield from one_or_none(sql["at"], Project, user_id=user.id, path=to_text(folder)))
 
 
@@ -181,13 +187,13 @@ def set_status(project: Project, status: str) -> Plan[Project]:
 
 @atomic
 def _change_status(project: Project, status: str, *, event: str) -> Plan[Project]:
-    changed = yield from one_or_none(sql["change_status"], Project, status=status, **_keys(project))
+    changed = yield from one_or_none(sql["change_status"], Project, status=status, **keys(project))
     if changed is not None:
-        yield from events.record(event, meta={"path": to_text(changed.path)}, **_keys(project))
+        yield from events.record(event, meta={"path": to_text(changed.path)}, **keys(project))
         return changed
-    found = yield from one_or_none(sql["get"], Project, **_keys(project))
+    found = yield from one_or_none(sql["get"], Project, **keys(project))
     if found is None or found.status != status:
-        raise _gone(project)
+        raise gone_project(project)
     return found
 
 
@@ -200,9 +206,9 @@ def delete(project: Project) -> Plan[Project]:
     version of its files, through this object or `get`. Raises NotFound after a purge.
     """
     # Lock the row first: the lock waits for transactions that add to the project. Later ones find the project deleted.
-    locked = yield from one_or_none(sql["lock"], Project, **_keys(project))
+    locked = yield from one_or_none(sql["lock"], Project, **keys(project))
     if locked is None:
-        raise _gone(project)
+        raise gone_project(project)
     if locked.status == "deleted":
         return locked
     meta = {
@@ -212,8 +218,8 @@ def delete(project: Project) -> Plan[Project]:
         "builds_failed": (yield from builds.fail_all(locked, error="the project was deleted")),
     }
     yield from execute(sql["release_session"], session_id=locked.session_id, user_id=locked.user_id)
-    deleted = yield from one(sql["delete"], Project, **_keys(project))
-    yield from events.record("project.deleted", meta=meta, **_keys(project))
+    deleted = yield from one(sql["delete"], Project, **keys(project))
+    yield from events.record("project.deleted", meta=meta, **keys(project))
     return deleted
 
 
@@ -225,7 +231,7 @@ def purge(project: Project) -> Plan[ProjectPurge | None]:
     previews are removed too. `maintenance.collect_contents` later removes the contents of the versions. The project's
     ledger entries and the audit trail stay. Raises InvalidInput when the project is not deleted.
     """
-    locked = yield from one_or_none(sql["lock"], Project, **_keys(project))
+    locked = yield from one_or_none(sql["lock"], Project, **keys(project))
     if locked is None:
         return None
     if locked.status != "deleted":
@@ -236,16 +242,16 @@ def purge(project: Project) -> Plan[ProjectPurge | None]:
         )
     # Stop previews that plain SQL has inserted since the deletion: no foreign key frees their hosts and ports.
     yield from previews.stop_all(locked)
-    gone = yield from one(sql["belongings"], ProjectPurge, **_keys(project))
-    paths = yield from many(sql["memory_paths"], _path, **_keys(project))
-    yield from execute(sql["purge"], **_keys(project))
+    gone = yield from one(sql["belongings"], ProjectPurge, **keys(project))
+    paths = yield from many(sql["memory_paths"], _path, **keys(project))
+    yield from execute(sql["purge"], **keys(project))
     counts = {
         "memory_snapshots": gone.memory_snapshots,
         "checkpoints": gone.checkpoints,
         "builds": gone.builds,
         "previews": gone.previews,
     }
-    yield from events.record("project.purged", meta=counts, **_keys(project))
+    yield from events.record("project.purged", meta=counts, **keys(project))
     # Tell the cache: otherwise clients would believe that the contents they know are still stored.
     heads = (yield from context()).heads
     for path in paths:
@@ -292,7 +298,7 @@ def touch(project: Project) -> Plan[bool]:
 
     There is no event, so you may call this at every request. The call ignores a deleted project.
     """
-    return bool((yield from execute(sql["touch"], every=_USED, **_keys(project))))
+    return bool((yield from execute(sql["touch"], every=_USED, **keys(project))))
 
 
 @atomic
@@ -301,14 +307,14 @@ def update_memory(project: Project) -> Plan[Project]:
 
     Checkpoints and `memory.capture` do the same by themselves. Call `update_memory` after single snapshots.
     """
-    changed = yield from one_or_none(sql["remember_memory"], Project, **_keys(project))
+    changed = yield from one_or_none(sql["remember_memory"], Project, **keys(project))
     if changed is None:
         return (yield from _get(project.user_id, project.id))
     meta = {"has_memory": changed.has_memory, "memory_size": changed.memory_size}
-    yield from events.record("project.memory_updated", meta=meta, **_keys(project))
+    yield from events.record("project.memory_updated", meta=meta, **keys(project))
     return changed
 
 
 def remember_memory(project: Project) -> Plan[None]:
     """Update `has_memory` and `memory_size` without an event, because the calling operation has a record of its own."""
-    yield from execute(sql["remember_memory"], **_keys(project))
+    yield from execute(sql["remember_memory"], **keys(project))

@@ -15,6 +15,7 @@ CREATE TABLE projects (
     -- Device and inode are unsigned on some systems: the client stores the same 64 bits as a signed number.
     root_device bigint,
     root_inode bigint,
+    first_commit text,
     has_memory boolean NOT NULL DEFAULT false,
     memory_size bigint NOT NULL DEFAULT 0,
     framework text,
@@ -32,6 +33,7 @@ CREATE TABLE projects (
     -- 2,048 bytes always fit into a b-tree entry (2,704), so the unique index below cannot overflow.
     CONSTRAINT projects_path_length CHECK (octet_length(path) <= 2048),
     CONSTRAINT projects_root_whole CHECK ((root_device IS NULL) = (root_inode IS NULL)),
+    CONSTRAINT projects_first_commit_shape CHECK (first_commit ~ '^[0-9a-f]{40,64}$'),
     CONSTRAINT projects_memory_size CHECK (memory_size >= 0),
     CONSTRAINT projects_framework_length CHECK (char_length(framework) BETWEEN 1 AND 100),
     CONSTRAINT projects_language_length CHECK (char_length(language) BETWEEN 1 AND 100),
@@ -44,7 +46,8 @@ COMMENT ON COLUMN projects.session_id IS 'The name that applications use; unique
 COMMENT ON COLUMN projects.name IS 'The name to show.';
 COMMENT ON COLUMN projects.path IS 'The folder, absolute, as it was registered: nothing resolves it or changes its case.';
 COMMENT ON COLUMN projects.root_device IS 'Device of the folder; with root_inode it recognises a project that moved.';
-COMMENT ON COLUMN projects.root_inode IS 'Inode of the folder.';
+COMMENT ON COLUMN projects.root_inode IS 'Inode of the folder; NULL if it did not exist where the project was registered.';
+COMMENT ON COLUMN projects.first_commit IS 'The first commit in the log of its git repository; it recognises a project that moved.';
 COMMENT ON COLUMN projects.has_memory IS 'Whether there were memory files at the last checkpoint or scan.';
 COMMENT ON COLUMN projects.memory_size IS 'Bytes of the memory files at the last checkpoint or scan.';
 COMMENT ON COLUMN projects.framework IS 'The framework that it uses, if somebody said so.';

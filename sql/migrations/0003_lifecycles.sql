@@ -92,6 +92,20 @@ EXECUTE FUNCTION refuse_illegal_transition(
     'project', 'active>archived', 'archived>active', 'active>deleted', 'archived>deleted'
 );
 
+-- Tell the watchers that the list of projects has changed. The trigger names the columns that matter, so that `touch` and
+-- `remember_memory`, which are frequent, notify nobody. The message is empty: a watcher reads the list, and equal
+-- messages of one transaction are sent once.
+CREATE FUNCTION notify_projects() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('atlas_projects', '');
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER projects_notify AFTER INSERT OR DELETE OR UPDATE OF path, status ON projects
+FOR EACH STATEMENT EXECUTE FUNCTION notify_projects();
+
 -- Triggers fire in the order of their names: first the one that refuses, then the one that completes the row.
 CREATE TRIGGER builds_refuse_illegal_transition BEFORE UPDATE ON builds
 FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)

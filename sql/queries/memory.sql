@@ -153,7 +153,7 @@ JOIN memory_versions s ON s.user_id = f.user_id AND s.project_id = f.project_id 
 WHERE f.user_id = %(user_id)s AND f.project_id = %(project_id)s
 ORDER BY s.path;
 
--- name: heads_of_projects (read)
+-- name: files_of_projects (read)
 -- The newest version of every file of many projects, as `files` returns it.
 SELECT s.*, s.sha256 IS NULL OR EXISTS (
            SELECT FROM memory_blobs b WHERE b.user_id = s.user_id AND b.sha256 = s.sha256 AND b.data IS NOT NULL

@@ -1,14 +1,15 @@
 -- name: columns
-user_id, id, session_id, name, path, status, has_memory, memory_size, framework, language, created_at, updated_at;
+user_id, id, session_id, name, path, root_inode IS NOT NULL AS had_folder, status, has_memory, memory_size, framework,
+language, created_at, updated_at;
 
 -- name: claim_session
 -- A session id names one project of the whole database.
 INSERT INTO claims (kind, value, user_id) VALUES ('project_session', %(session_id)s, %(user_id)s) ON CONFLICT DO NOTHING;
 
 -- name: create
-INSERT INTO projects (user_id, id, session_id, name, path, root_device, root_inode, framework, language)
-VALUES (%(user_id)s, %(project_id)s, %(session_id)s, %(name)s, %(path)s, %(root_device)s, %(root_inode)s, %(framework)s,
-        %(language)s)
+INSERT INTO projects (user_id, id, session_id, name, path, root_device, root_inode, first_commit, framework, language)
+VALUES (%(user_id)s, %(project_id)s, %(session_id)s, %(name)s, %(path)s, %(root_device)s, %(root_inode)s,
+        %(first_commit)s, %(framework)s, %(language)s)
 ON CONFLICT DO NOTHING
 RETURNING {columns};
 
@@ -124,6 +125,31 @@ FROM (
 ) m
 WHERE projects.user_id = %(user_id)s AND projects.id = %(project_id)s
   AND (projects.has_memory, projects.memory_size) IS DISTINCT FROM (m.files > 0, m.bytes)
-RETURNING projects.user_id, projects.id, projects.session_id, projects.name, projects.path, projects.status,
-          projects.has_memory, projects.memory_size, projects.framework, projects.language, projects.created_at,
-          projects.updated_at;
+RETURNING projects.user_id, projects.id, projects.session_id, projects.name, projects.path,
+          projects.root_inode IS NOT NULL AS had_folder, projects.status, projects.has_memory, projects.memory_size,
+          projects.framework, projects.language, projects.created_at, projects.updated_at;
+
+-- name: move
+UPDATE projects SET path = %(path)s, name = %(name)s, root_device = %(root_device)s, root_inode = %(root_inode)s,
+    first_commit = %(first_commit)s
+WHERE user_id = %(user_id)s AND id = %(project_id)s
+RETURNING {columns};
+
+-- name: registered (read)
+-- The folders of a user's projects, with what recognises them at another path.
+SELECT id, path, root_device, root_inode, first_commit FROM projects
+WHERE user_id = %(user_id)s AND status <> 'deleted' AND path <> %(path)s;
+
+-- name: same_files (read)
+-- For each of these projects, the number of its files now, and how many of the given files its history has: with the
+-- same path, and with the content of any version.
+SELECT p.id,
+    (SELECT count(*) FROM memory_files f
+     JOIN memory_snapshots s ON s.user_id = f.user_id AND s.project_id = f.project_id AND s.path = f.path
+         AND s.seq = f.seq AND s.id = f.snapshot_id
+     WHERE f.user_id = %(user_id)s AND f.project_id = p.id AND s.sha256 IS NOT NULL) AS files,
+    (SELECT count(*) FROM unnest(%(paths)s::text[], %(hashes)s::bytea[]) AS given (path, sha256)
+     WHERE EXISTS (SELECT FROM memory_snapshots s
+                   WHERE s.user_id = %(user_id)s AND s.project_id = p.id AND s.path = given.path
+                     AND s.sha256 = given.sha256)) AS same_files
+FROM unnest(%(project_ids)s::uuid[]) AS p (id);

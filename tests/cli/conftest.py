@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from recycling import RECYCLER
 
 from atlas_sdk.cli import main
 
@@ -64,8 +65,9 @@ def home(atlas_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def cli(capfdbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Ran]:
+def cli(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
     """Return a function that runs a command line in this process."""
+    RECYCLER.patch(monkeypatch)
 
     def run(*arguments: str | Path) -> Ran:
         capfdbinary.readouterr()

@@ -4,6 +4,7 @@ import pty
 import subprocess
 from pathlib import Path
 
+import programs
 import psycopg
 import pytest
 from filling import fill, prints
@@ -91,7 +92,7 @@ def test_a_folder_that_is_not_there_is_not_made(cli, dsn, tmp_path):
 def test_progress_is_shown_on_a_terminal_and_gone_at_the_end(atlasctl, dsn, tmp_path):
     terminal, stderr = pty.openpty()
     command = [atlasctl, "db", "dump", tmp_path / "a.dump", "--dsn", dsn]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr) as process:
+    with programs.Popen(command, stdout=subprocess.PIPE, stderr=stderr) as process:
         os.close(stderr)
         shown = b""
         # On Linux, reading fails with EIO after the last writer has closed the terminal.
@@ -121,7 +122,7 @@ def test_older_major_is_upgraded_with_a_line_on_stderr(atlasctl, tmp_path, monke
     before = prints(url)
     cluster.stop()
     monkeypatch.setenv("ATLAS_EMBEDDED_LINGER_S", "5")
-    opened = subprocess.run([atlasctl, "db", "status", "--home", home], capture_output=True, text=True)
+    opened = programs.run([atlasctl, "db", "status", "--home", home], capture_output=True, text=True)
     assert opened.returncode == 0, opened.stderr
     first, _, last = opened.stderr.splitlines()
     assert first.startswith("Upgrading ")

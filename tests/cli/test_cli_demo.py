@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import programs
 import pytest
 from patience import PATIENCE_S
 
@@ -28,7 +29,7 @@ def data_folder(root):
 def test_demo_holds_and_leaves_nothing(atlasctl, place, monkeypatch):
     # The demo must ignore the settings of the person who runs it, and so never reach their own data.
     monkeypatch.setenv("ATLAS_DATABASE_URL", "postgresql://127.0.0.1:1/x")
-    done = subprocess.run([atlasctl, "demo"], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    done = programs.run([atlasctl, "demo"], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     steps = [line for line in done.stdout.splitlines() if line.startswith("ok ")]
     assert len(steps) == 14
@@ -41,7 +42,7 @@ def test_demo_holds_and_leaves_nothing(atlasctl, place, monkeypatch):
 
 
 def test_demo_json_keeps_when_asked(atlasctl, place):
-    done = subprocess.run(
+    done = programs.run(
         [atlasctl, "demo", "--json", "--keep"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -64,7 +65,7 @@ def clean_up(root):
 
 @pytest.mark.parametrize(("number", "when"), [(signal.SIGINT, "watching, process"), (signal.SIGTERM, "at work, in")])
 def test_interrupted_demo_leaves_nothing(atlasctl, place, number, when):
-    with subprocess.Popen([atlasctl, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    with programs.Popen([atlasctl, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         seen = ""
         for line in running.stdout:
             seen += line
@@ -84,7 +85,7 @@ def test_interrupted_demo_leaves_nothing(atlasctl, place, number, when):
 
 
 def test_watch_captures_until_it_is_told_to_stop(app, cli, atlasctl):
-    with subprocess.Popen([atlasctl, "watch"], stderr=subprocess.PIPE) as running:
+    with programs.Popen([atlasctl, "watch"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as running:
         deadline = time.monotonic() + PATIENCE_S
         while not cli("status", "--json").record["watcher"].get("ready"):
             assert time.monotonic() < deadline

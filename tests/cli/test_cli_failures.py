@@ -70,7 +70,8 @@ def test_the_advice_in_the_home_folder_is_not_refused(home, tmp_path, cli, dsn, 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert "holds everything else" in cli("init").sentence
-    assert cli("log").sentence.endswith("; go to a project's folder and run: atlasctl init")
+    advised = "; go to a project's folder and run: atlasctl init; for your own memory run: atlasctl init --user"
+    assert cli("log").sentence.endswith(advised)
     assert "; go to a project's folder and run: atlasctl init; " in cli("log", "--dsn", dsn).sentence
 
 

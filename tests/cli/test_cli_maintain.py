@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import psycopg
 import pytest
 from patience import PATIENCE_S
@@ -153,7 +154,7 @@ def test_an_interrupted_run_is_on_record_as_stopped(ada, atlas, admin, atlasctl)
     with psycopg.connect(os.environ["ATLAS_DATABASE_URL"]) as other:
         # The first job of maintenance waits for this lock.
         other.execute("LOCK TABLE user_quotas IN ACCESS EXCLUSIVE MODE")
-        process = subprocess.Popen([atlasctl, "db", "maintain"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = programs.Popen([atlasctl, "db", "maintain"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
         waiting = (
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         )

@@ -18,7 +18,7 @@ def test_list_and_show(project, atlas, folder, cli):
     (line,) = cli("projects", "list").out.splitlines()
     assert line.split()[:3] == [project.id.hex[:12], "active", str(folder)]
     (record,) = cli("projects", "list", "--json").records
-    assert list(record) == ["id", "name", "path", "status", "created_at", "session_id", "updated_at"]
+    assert list(record) == ["id", "name", "path", "status", "created_at", "session_id", "updated_at", "worktree_of"]
     assert (record["id"], record["session_id"]) == (str(project.id), project.session_id)
     for given in (folder, project.id, project.id.hex[:12]):
         found = cli("projects", "show", given, "--json").record

@@ -4,64 +4,21 @@ from __future__ import annotations
 
 import os
 import plistlib
-import re
-import shutil
 import stat
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from fake_manager import Manager
 
 from atlas_sdk.cli import service_manager, service_plan
-from atlas_sdk.cli.service_launchd import LaunchdJob
-from atlas_sdk.cli.service_plan import ServicePlan
-from atlas_sdk.cli.service_systemd import SystemdUnit, secret_line, word
+from atlas_sdk.cli.service_systemd import word
 
 UNIT = "atlas-watcher.service"
 PASSWORD = "postgresql://ada:s3cr3t@db.example/atlas"
-#: A program that records its arguments, prints the file `<name>.out` and exits with the number in `<name>.code`.
-_FAKE = """#!/bin/sh
-folder=${0%/*}
-name=${0##*/}
-printf '%s' "$name" >>"$folder/calls"
-for one in "$@"; do printf '\\t%s' "$one" >>"$folder/calls"; done
-printf '\\n' >>"$folder/calls"
-[ -f "$folder/$name.out" ] && cat "$folder/$name.out"
-[ -f "$folder/$name.err" ] && cat "$folder/$name.err" >&2
-[ -f "$folder/$name.code" ] && exit "$(cat "$folder/$name.code")"
-exit 0
-"""
 _ACTIVE = (
     "LoadState=loaded\nActiveState=active\nSubState=running\nUnitFileState=enabled\nMainPID=77\nNRestarts=2\n"
     "Result=success\nStatusText=3 projects; 1 waiting\n"
 )
-
-
-class Manager:
-    """The fake programs of a service manager."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in ("systemctl", "systemd-run", "loginctl", "journalctl", "launchctl", "tail"):
-            path = folder / name
-            path.write_text(_FAKE)
-            path.chmod(0o755)
-
-    def says(self, name: str, *, out: str = "", err: str = "", code: int = 0) -> None:
-        (self.folder / f"{name}.out").write_text(out)
-        (self.folder / f"{name}.err").write_text(err)
-        (self.folder / f"{name}.code").write_text(str(code))
-
-    @property
-    def calls(self) -> list[str]:
-        """The commands since the last look, without questions about the state."""
-        path = self.folder / "calls"
-        lines = path.read_text().splitlines() if path.exists() else []
-        path.unlink(missing_ok=True)
-        return [" ".join(line.split("\t")) for line in lines if "\tshow" not in line and "\tprint\t" not in line]
 
 
 @pytest.fixture
@@ -202,59 +159,6 @@ def test_a_home_that_a_unit_cannot_hold_is_refused(
         assert ran.code == 2
         assert "which no unit can hold" in ran.sentence
     assert manager.calls == []
-
-
-def _unquoted(line: str) -> list[str]:
-    """Return the words of a line as systemd.syntax(7) reads them, and with the specifier %% replaced."""
-    words = re.findall(r'"((?:[^"\\]|\\.)*)"', line)
-    return [re.sub(r"\\(.)", r"\1", one, flags=re.DOTALL).replace("%%", "%") for one in words]
-
-
-@given(st.lists(st.text(st.characters(blacklist_categories=["Cs", "Cc"]), max_size=20), min_size=1, max_size=4))
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-def test_every_text_comes_back_from_the_quotes(texts: list[str]) -> None:
-    assert _unquoted(" ".join(word(text) for text in texts)) == texts
-    assert _unquoted(" ".join(word(text, in_command=True) for text in texts)) == [
-        text.replace("$", "$$") for text in texts
-    ]
-
-
-def test_an_environment_file_escapes_what_systemd_reads_in_quotes() -> None:
-    assert secret_line("X", 'a"b\\c`d$e f%') == 'X="a\\"b\\\\c\\`d\\$e f%"\n'
-
-
-def _plans() -> Iterator[ServicePlan]:
-    """Yield the plan of a user, of an account and of root, with and without a server."""
-    dsn = "postgresql://ada@db.example/atlas"
-    for account, server in ((None, None), (None, dsn), ("ada", dsn), ("root", None)):
-        yield ServicePlan(
-            name="atlas-watcher",
-            program=("/usr/bin/env", "-P", "-m", "watcher"),
-            home=Path('/home/ada/a "b" 100% $x'),
-            variables={},
-            dsn=server,
-            account=account,
-        )
-
-
-needs_analyze = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="SYSTEMD-ANALYZE IS NOT INSTALLED: the rating is not checked"
-)
-
-
-@needs_analyze
-def test_systemd_accepts_each_unit_and_rates_it_ok_or_better(tmp_path: Path) -> None:
-    environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
-    for plan in _plans():
-        path = tmp_path / UNIT
-        path.write_text(SystemdUnit(plan).text())
-        scope = ["--user"] if plan.account is None else []
-        rate = ["systemd-analyze", *scope, "security", "--offline=true", "--threshold=50", "--no-pager", str(path)]
-        rated = subprocess.run(rate, capture_output=True, text=True, env=environment)
-        assert rated.returncode == 0, rated.stdout.splitlines()[-1]
-        verify = ["systemd-analyze", *scope, "verify", "--man=no", str(path)]
-        verified = subprocess.run(verify, capture_output=True, text=True, env=environment)
-        assert (verified.returncode, verified.stderr) == (0, "")
 
 
 def test_without_namespaces_the_unit_leaves_out_what_would_not_start(manager: Manager, unit: Path, cli) -> None:
@@ -408,7 +312,6 @@ def test_macos_gets_a_launch_agent(manager: Manager, tmp_path: Path, cli, monkey
     assert cli("service", "uninstall").out == f"removed {path}\n"
     path.write_bytes(plistlib.dumps({"Label": "atlas-watcher", "ProgramArguments": ["/usr/bin/mine"]}))
     assert "was not written by atlasctl" in cli("service", "uninstall").sentence
-    assert isinstance(LaunchdJob(next(_plans())).text(), str)
 
 
 def test_init_installs_the_service_only_when_asked(

@@ -9,6 +9,7 @@ import subprocess
 import time
 from contextlib import suppress
 
+import programs
 import pytest
 from patience import PATIENCE_S
 
@@ -16,7 +17,7 @@ from patience import PATIENCE_S
 class Terminal:
     def __init__(self, command, **environment):
         self._mine, theirs = pty.openpty()
-        self.process = subprocess.Popen(
+        self.process = programs.Popen(
             command, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm"} | environment
         )
         os.close(theirs)

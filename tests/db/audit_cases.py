@@ -150,6 +150,7 @@ CASES = [
         lambda to, p: to.projects.activate(p),
         lambda world: world.client.projects.archive(world.project),
     ),
+    case("projects.move", "project.moved", lambda to, p: to.projects.move(p, "/srv/moved", force=True), project),
     case("projects.set_status", "project.archived", lambda to, p: to.projects.set_status(p, "archived"), project),
     case("projects.delete", "project.deleted", lambda to, p: to.projects.delete(p), project),
     case(

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import programs
 import psycopg
 import pytest
+from databases import kept_backends
 from embedded_homes import embedded_server
 from patience import PATIENCE_S
 
@@ -62,7 +64,7 @@ def processes(count: int, code: str, dsn: str, folder: Path) -> Iterator[list[su
         made = []
         for n in range(count):
             command = [sys.executable, "-c", START + code, dsn, str(folder), f"p{n}"]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            process = programs.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             made.append(stack.enter_context(process))
             stack.callback(process.kill)
         for process in made:
@@ -119,7 +121,9 @@ def wait_until_alone(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         for _ in locks.polling(PATIENCE_S):
             others = connection.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid() AND pid <> ALL (%s)",
+                (kept_backends(dsn),),
             ).fetchone()
             if others == (0,):
                 return

@@ -6,12 +6,14 @@ A program that uses that database, or leaves a project in it, makes the home. So
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 from patience import PATIENCE_S
+
+pytestmark = pytest.mark.usefixtures("machine_in_memory")
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
@@ -21,9 +23,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
 def test_example_runs_beside_the_users_own_database(example: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     environment = {**os.environ, "ATLAS_HOME": str(home), "ATLAS_DATABASE_URL": ""}
-    done = subprocess.run(
-        [sys.executable, example], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
-    )
+    done = programs.run([sys.executable, example], env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     assert done.stderr == ""

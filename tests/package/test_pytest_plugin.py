@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 from patience import PATIENCE_S
+
+pytestmark = pytest.mark.usefixtures("machine_in_memory")
 
 BLOCKING = """
 import pytest
@@ -57,7 +60,7 @@ def run(folder: Path, test: str, *options: str) -> str:
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", *options, "-p", "atlas_sdk.pytest_plugin", "."]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "ATLAS_HOME": str(folder / "home")}
     environment.pop("PYTEST_ADDOPTS", None)
-    done = subprocess.run(
+    done = programs.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import psycopg
 import pytest
 from patience import PATIENCE_S
@@ -23,7 +24,7 @@ SEED = random.SystemRandom().randrange(10**6)
 
 def race(*options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks.race_quotas", "--processes", "8", "--seed", str(SEED), *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
+    return programs.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_no_limit_is_exceeded_while_workers_are_killed_and_the_server_crashes() -> None:

@@ -48,6 +48,12 @@ def test_precedence(project, user_settings, monkeypatch):
     assert load_settings(project, color=None).color == "auto"
 
 
+def test_byte_order_mark_is_no_part_of_a_settings_file(project, user_settings):
+    user_settings.write_text("[atlas]\nuser = 'ada@example.com'\n", encoding="utf-8-sig")
+    (project / ".atlas.toml").write_text("[atlas]\ncolor = 'never'\n", encoding="utf-8-sig")
+    assert load_settings(project) == Settings(color="never", user="ada@example.com")
+
+
 def test_maintenance_is_for_the_user_to_decide(project, user_settings, monkeypatch):
     user_settings.write_text("[atlas]\nmaintenance = false\nkeep_auto_days = 90\n")
     assert load_settings(project) == Settings(maintenance=False, keep_auto_days=90)

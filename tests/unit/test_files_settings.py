@@ -173,6 +173,7 @@ def depth_here():
         '[track]\ninclude = [ # the one\n  """a.md""", # and only\n]',
         '[track]\ninclude = ["a.md"] # ' + "." * 100 + "\n[atlas]\ncolor = 'never'",
         "[track]\r\ninclude = ['''a.md''']\r\n",
+        "\ufeff[track]\ninclude = ['a.md']\n",
     ],
 )
 def test_ways_to_write_the_same_settings(tmp_path, text):

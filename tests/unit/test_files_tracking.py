@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from atlas_sdk.errors import FileProblem, InvalidInput
-from atlas_sdk.files import Scan, Tracking, tracking
+from atlas_sdk.files import Scan, Tracking, walk
 from atlas_sdk.files.presets import PRESETS
 
 
@@ -100,7 +100,8 @@ def test_wanted_names_are_case_sensitive_and_never_temporary():
     rules = Tracking()
     assert rules.wants("CLAUDE.md")
     assert rules.wants("scratch/deep/a.txt")
-    for path in ("claude.md", "docs/CLAUDE.md", "notes/.a.md.atlas-00.md", "notes/a.tmp.md", "HISTORY.md", "README.md"):
+    assert rules.wants("notes/plan.tmp.v2.md")
+    for path in ("claude.md", "docs/CLAUDE.md", "notes/.a.md.atlas-00.md", "notes/._a.md", "HISTORY.md", "README.md"):
         assert not rules.wants(path)
 
 
@@ -132,9 +133,10 @@ def test_scan_finds_what_is_wanted_sorted(tmp_path):
     wanted = [".claude/rules/a/b.md", ".clinerules", "CLAUDE.md", "notes/x.md", os.fsdecode(b"scratch-\xff\n.md")]
     put(tmp_path, *wanted, "README.md", "src/CLAUDE.md", ".claude/settings.json", ".git/CLAUDE.md", "CLAUDE.md~")
     found = scanned(tmp_path)
-    assert found.paths == tuple(sorted(wanted))
+    assert found.paths == tuple(sorted([*wanted, "src/CLAUDE.md"]))
+    assert found.nested == {"src/CLAUDE.md"}
     assert found.skipped == ()
-    assert all(Tracking().wants(path) for path in found.paths)
+    assert [path for path in found.paths if Tracking().wants(path)] == sorted(wanted)
 
 
 def test_ignored_files_are_tracked(tmp_path):
@@ -205,7 +207,7 @@ def test_include_without_a_fixed_folder_walks_the_project(tmp_path):
 
 
 def test_walk_that_is_too_long_stops_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "_MOST_FOLDERS", 5)
+    monkeypatch.setattr(walk, "_MOST_FOLDERS", 5)
     put(tmp_path, *(f"a{number}/CLAUDE.md" for number in range(10)), ".claude/rules/a.md", "z/CLAUDE.md")
     found = scanned(tmp_path, Tracking(include=("**/CLAUDE.md",)))
     assert ".claude/rules/a.md" in found.paths
@@ -216,7 +218,7 @@ def test_walk_that_is_too_long_stops_and_says_so(tmp_path, monkeypatch):
 
 
 def test_walk_as_long_as_allowed_is_complete(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "_MOST_FOLDERS", 4)
+    monkeypatch.setattr(walk, "_MOST_FOLDERS", 4)
     put(tmp_path, "a/CLAUDE.md", "b/CLAUDE.md", "c/CLAUDE.md")
     found = scanned(tmp_path, Tracking(include=("**/CLAUDE.md",)))
     assert (len(found.paths), found.skipped) == (3, ())
@@ -238,7 +240,9 @@ def test_search_that_takes_too_long_ends_and_says_so(tmp_path):
 
 def test_directories_are_those_where_something_can_appear(tmp_path):
     put(tmp_path, ".claude/settings.json", ".github/workflows/ci.yml", "src/a.py", "scratch/deep/a.bin", ".kiro/x")
-    assert Tracking().directories(tmp_path) == ["", ".claude", ".github", ".kiro", "scratch", "scratch/deep"]
+    by_presets = ["", ".claude", ".github", ".kiro", "scratch", "scratch/deep"]
+    assert Tracking(nested=False).directories(tmp_path) == by_presets
+    assert Tracking().directories(tmp_path) == sorted([*by_presets, ".github/workflows", "src"])
 
 
 def test_whatever_appears_is_in_a_watched_directory(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,20 +87,29 @@ def test_an_error_of_ours_rolls_back_before_it_leaves() -> None:
         running.send(None)
 
 
+@cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text("utf-8"))
+
+
+@cache
+def _plans(file: Path) -> list[str]:
+    """Return the names of the functions of a file that return plans."""
+    return [
+        node.name
+        for node in ast.walk(_tree(file))
+        if isinstance(node, ast.FunctionDef) and _returns(node).endswith("]") and _returns(node).startswith("Plan[")
+    ]
+
+
 @pytest.mark.parametrize("file", OPERATIONS, ids=lambda file: file.stem)
 def test_every_plan_is_delegated_to(file: Path) -> None:
     """`execute(…)` without `yield from` would silently do nothing. So every call of a plan must be delegated to or
     returned. A script yields whole plans."""
-    tree = ast.parse(file.read_text("utf-8"))
+    tree = _tree(file)
     plans = {"many", "one", "one_or_none", "scalar", "execute", "local", "context"}
     for other in OPERATIONS:
-        for node in ast.walk(ast.parse(other.read_text("utf-8"))):
-            if (
-                isinstance(node, ast.FunctionDef)
-                and _returns(node).endswith("]")
-                and (_returns(node).startswith("Plan["))
-            ):
-                plans |= {node.name} if other == file or not node.name.startswith("_") else set()
+        plans |= {name for name in _plans(other) if other == file or not name.startswith("_")}
     delegated = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.YieldFrom)}
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef) and not _is_plan(function):

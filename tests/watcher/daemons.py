@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+import programs
 from patience import PATIENCE_S
 
 from atlas_sdk import Atlas, Project
@@ -49,9 +50,10 @@ class Daemon:
     """A daemon of one home, which a test can start and end several times. None outlives its test."""
 
     def __init__(self, home: Path, dsn: str | None, **timing: float) -> None:
+        # The daemon reads the list of projects only when the database tells of a change.
         self.home = home
         self.dsn = dsn
-        self.timing = {"projects_s": 0.1, "status_s": 0.02, **timing}
+        self.timing = {"projects_s": 3600.0, "projects_heard_s": 3600.0, "status_s": 0.02, **timing}
         self.log = home.parent / f"{home.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -68,7 +70,7 @@ class Daemon:
 
     def spawn(self, command: list[str]) -> None:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self.process = programs.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     def status(self) -> Status:
         assert self.process is not None

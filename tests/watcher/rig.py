@@ -15,7 +15,7 @@ from watcher.capture import Reader
 from watcher.database import Database
 from watcher.database_schedule import DatabaseSchedule
 from watcher.debounce import ChangeKind, Timing
-from watcher.delivery import Delivery
+from watcher.delivery import DeliveryThread
 from watcher.event_queue import EventQueue
 from watcher.maintenance import MaintenanceRunner
 from watcher.status import ProjectStatus, Status
@@ -41,7 +41,7 @@ class Rig:
         self.queue = EventQueue(self.timing, clock=lambda: self.now)
         self.reports: list[Status] = []
         database = Database(lambda: cast("Atlas", self.atlas))
-        self.delivery = Delivery(
+        self.delivery = DeliveryThread(
             database=database,
             journal=cast("Journal", self.journal),
             schedule=DatabaseSchedule(self.timing, jitter=lambda: 0.5),

@@ -103,11 +103,21 @@ def test_each_version_is_a_line_with_its_size_and_the_difference(
     assert {len(rig.atlas.contents(app, path)) for path in ("CLAUDE.md", "notes.md")} == {4, 1}
 
 
-def told(log: CaptureLog, folder: Folder, path: str = "a.md", *, size: int | None = 9, known: bool = True) -> None:
-    """Tell the log of a new content, or of a deletion, of a file that is known or new."""
-    sha256 = None if size is None else os.urandom(32)
+def told(
+    log: CaptureLog,
+    folder: Folder,
+    path: str = "a.md",
+    *,
+    size: int | None = 9,
+    known: bool = True,
+    sha256: bytes = b"new",
+    known_sha256: bytes = b"old",
+) -> None:
+    """Tell the log of a content, or for a size of None of a deletion, of a file that is known or new."""
     if known:
-        old = KnownHead(path=path, sha256=b"", mode=0, link=None, kept=True, captured_at=NOW, signature=FOUR_BYTES)
+        old = KnownHead(
+            path=path, sha256=known_sha256, mode=0, link=None, kept=True, captured_at=NOW, signature=FOUR_BYTES
+        )
         folder.known[path] = old
     else:
         folder.known.pop(path, None)
@@ -118,7 +128,7 @@ def told(log: CaptureLog, folder: Folder, path: str = "a.md", *, size: int | Non
         project_id=folder.id,
         op=op,
         path=path,
-        sha256=sha256,
+        sha256=None if size is None else sha256,
         size=size or 0,
         mode=0,
         kind="auto",
@@ -186,6 +196,15 @@ def test_summaries_come_when_the_daemon_is_ready_and_at_its_end(records: list[lo
         "1 project; 4 captured; 1 lost; 5 overflows; database: away",
     ]
     assert {"event", "at", "projects", "lost", "pending", "database_ok"} < set(vars(records[0])["fields"])
+
+
+def test_a_content_that_is_known_is_no_line(records: list[logging.LogRecord]) -> None:
+    """A daemon that doubts its knowledge records a file again; the database decides whether this is a version."""
+    log, folder = CaptureLog(), a_folder()
+    told(log, folder)
+    same = b"h" * 32
+    told(log, folder, sha256=same, known_sha256=same)
+    assert len(records) == 1
 
 
 class Screen(Output):

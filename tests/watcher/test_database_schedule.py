@@ -39,6 +39,16 @@ def test_an_idle_daemon_looks_at_the_journal_and_lists(schedule: DatabaseSchedul
     assert schedule.is_listing_due(1002.0)
 
 
+def test_the_list_is_read_rarely_while_changes_are_told(schedule: DatabaseSchedule) -> None:
+    schedule.listed(1000.0, cpu_s=0.1, is_told=True)
+    assert not schedule.is_listing_due(1029.9)
+    assert schedule.is_listing_due(1030.0)
+    # A quarter of a core is the most that a storm of changes takes.
+    schedule.list_now()
+    assert not schedule.is_listing_due(1000.39)
+    assert schedule.is_listing_due(1000.41)
+
+
 def test_listing_many_projects_uses_half_a_percent_of_a_core(schedule: DatabaseSchedule) -> None:
     schedule.listed(1000.0, cpu_s=0.1)
     assert not schedule.is_listing_due(1019.9)

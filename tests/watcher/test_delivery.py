@@ -21,7 +21,7 @@ from atlas_sdk.journal import Journal, Record
 from watcher.database import Database
 from watcher.database_schedule import DatabaseSchedule
 from watcher.debounce import Timing
-from watcher.delivery import Delivery
+from watcher.delivery import DeliveryThread
 
 USER, PROJECT = UUID(int=1), UUID(int=2)
 
@@ -102,16 +102,16 @@ def put(journal: Journal, content: bytes) -> None:
     journal.append([record])
 
 
-Start = Callable[..., Delivery]
+Start = Callable[..., DeliveryThread]
 
 
 @pytest.fixture
 def start(journal: Journal, store: Store) -> Iterator[Start]:
     """Yield a function that starts the delivery thread. By default it looks at the journal once an hour."""
-    started: list[tuple[Delivery, threading.Thread]] = []
+    started: list[tuple[DeliveryThread, threading.Thread]] = []
 
-    def begin(**timing: float) -> Delivery:
-        delivery = Delivery(
+    def begin(**timing: float) -> DeliveryThread:
+        delivery = DeliveryThread(
             database=Database(lambda: cast("Atlas", store)),
             journal=journal,
             schedule=DatabaseSchedule(Timing(**{"journal_s": 3600.0, "projects_s": 3600.0, **timing})),
@@ -198,7 +198,7 @@ def test_the_end_without_time_leaves_the_rest_in_the_journal(
     journal: Journal, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 1000.0
-    delivery = Delivery(
+    delivery = DeliveryThread(
         database=Database(lambda: cast("Atlas", store)),
         journal=journal,
         schedule=DatabaseSchedule(Timing()),
@@ -219,6 +219,8 @@ def test_unexpected_error_is_told_and_does_not_end_the_thread(
         broken.setattr(store, "list", lambda: 1 // 0)
         delivery = start(retry_s=0.01, retry_most_s=0.01)
         until(lambda: "the delivery failed and goes on" in caplog.text, "the error is told")
+        time.sleep(0.05)
+        assert caplog.text.count("Traceback") == 1
     put(journal, b"one")
     delivery.appended([])
     until(lambda: store.taken == [b"one"], "the version is delivered")

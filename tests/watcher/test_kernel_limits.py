@@ -22,6 +22,9 @@ from rig import Rig
 from watcher.inotify import Inotify
 from watcher.mounts import Mounts
 from watcher.polling import MountAware
+from watcher import folder
+# Rely on `stat` of files that were written a moment ago.
+folder.COARSEST_NS = -1
 root = Path(sys.argv[1])
 rig = Rig()
 backend = MountAware(Inotify(), Mounts())

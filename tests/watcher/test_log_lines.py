@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 from daemons import Daemon, NewProject, newest, until
 from patience import PATIENCE_S
@@ -44,7 +44,7 @@ def test_a_folder_forges_no_line_of_the_log(
 )
 def test_what_was_typed_wrong_is_quoted_safely(line: list[str]) -> None:
     program = [sys.executable, "-m", "watcher", *line]
-    ran = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE_S)
+    ran = programs.run(program, capture_output=True, text=True, timeout=PATIENCE_S)
     assert ran.returncode != 0
     assert "s3cr3t" not in ran.stderr
     assert "\x1b" not in ran.stderr

@@ -116,7 +116,10 @@ def test_a_folder_on_a_network_file_system_is_watched_and_polled(rig: Rig, remot
     assert polled.reason == "it is on nfs4, where other machines can change files without an event here"
 
 
-def test_a_folder_that_can_be_watched_later_is_polled_no_more(rig: Rig, root: Path) -> None:
+def test_a_folder_that_can_be_watched_later_is_polled_no_more(
+    rig: Rig, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("watcher.folder.COARSEST_NS", -1)
     rig.backend.refused = {"notes"}
     (root / "notes").mkdir()
     (root / "notes/a.md").write_text("one")

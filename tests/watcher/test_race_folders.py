@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import programs
 import pytest
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the attacker is another user: run the tests as root")
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the attacker is anoth
 
 def race(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks.race_folders", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+    return programs.run(command, capture_output=True, text=True)
 
 
 def test_nothing_outside_of_a_project_is_opened_read_or_written() -> None:

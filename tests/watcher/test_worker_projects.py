@@ -6,11 +6,46 @@ import shutil
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from rig import Rig
 
-from atlas_sdk import Project
+from atlas_sdk import Project, Tracking
+from atlas_sdk.files import Root, Scan
 from watcher.backend import WatchedFolder
 from watcher.debounce import ChangeKind
+from watcher.projects import above
+
+
+def test_folders_of_files_are_those_at_every_depth() -> None:
+    assert above(["CLAUDE.md", "notes/a.md", ".claude/rules/a/b.md"]) == {
+        "notes",
+        ".claude",
+        ".claude/rules",
+        ".claude/rules/a",
+    }
+
+
+def test_warm_start_lists_each_project_once(
+    rig: Rig, app: Project, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / ".claude/rules").mkdir(parents=True)
+    (root / ".claude/rules/a.md").write_text("rule")
+    rig.queue.overflowed()
+    rig.settle(1.0)
+    rig.drain()
+    listed = []
+    real = Tracking.scan
+
+    def counted(tracking: Tracking, folder: Root) -> Scan:
+        listed.append(folder.path)
+        return real(tracking, folder)
+
+    monkeypatch.setattr(Tracking, "scan", counted)
+    later = rig.restarted()
+    later.settle(1.0)
+    assert later.worker.status().ready
+    assert WatchedFolder(app.id, ".claude/rules") in later.backend.watched
+    assert listed == [root]
 
 
 def test_a_file_written_between_listing_and_watch_is_found(rig: Rig, app: Project, root: Path) -> None:
@@ -162,3 +197,25 @@ def test_wrong_settings_are_told_and_the_old_ones_hold(
     rig.settle(1.0)
     assert rig.status_of(app).problem is None
     assert rig.atlas.contents(app, "extra.md") == [b"more"]
+
+
+def test_a_project_without_a_folder_is_not_lost_and_works_when_the_folder_comes(
+    rig: Rig, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nowhere = root.with_name("nowhere")
+    project = rig.atlas.add(nowhere)
+    rig.atlas.registered[-1] = evolve(project, had_folder=False)
+    rig.settle(3.0)
+    assert rig.worker.ready
+    assert not rig.status_of(project).lost
+    assert rig.status_of(project).problem is None
+    assert "is lost" not in caplog.text
+    nowhere.mkdir()
+    (nowhere / "CLAUDE.md").write_text("one")
+    rig.settle(61.0)
+    assert rig.atlas.contents(project, "CLAUDE.md") == [b"one"]
+    # From now on it is a folder like any other.
+    nowhere.rename(root.with_name("away"))
+    rig.queue.root_changed(WatchedFolder(project.id, ""))
+    rig.settle(1.0)
+    assert rig.status_of(project).lost

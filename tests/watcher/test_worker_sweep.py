@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -125,6 +126,16 @@ def test_known_content_that_comes_back_is_compared_at_once(rig: Rig, app: Projec
     rig.event(app, "CLAUDE.md")
     rig.settle(3.0)
     assert rig.atlas.contents(app, "CLAUDE.md") == [b"one", b"half", b"one"]
+
+
+def test_comparison_leaves_out_what_is_newer_or_on_its_way(rig: Rig, app: Project, versions: list[Version]) -> None:
+    folder = rig.worker._projects.folders[app.id]
+    other = [evolve(versions[0][0], sha256="ab" * 32)]
+    began = folder.known["CLAUDE.md"].captured_at
+    later = began + timedelta(seconds=1)
+    assert list(stale_paths(folder, other, pending=(), began=began)) == []
+    assert list(stale_paths(folder, other, pending={"CLAUDE.md"}, began=later)) == []
+    assert list(stale_paths(folder, other, pending=(), began=later)) == ["CLAUDE.md"]
 
 
 def test_fault_in_one_comparison_does_not_stop_the_others(

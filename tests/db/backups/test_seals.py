@@ -21,7 +21,7 @@ from atlas_sdk import (
 from atlas_sdk.backups.seal import Seal
 
 #: The number of flipped bits to try in a dump without a seal. Most are harmless, and then the whole dump is loaded.
-FLIPS = int(os.environ.get("ATLAS_TEST_FLIPS", "8"))
+FLIPS = int(os.environ.get("ATLAS_TEST_FLIPS", "4"))
 
 
 def flipped(whole: bytes, bit: int) -> bytes:
@@ -44,7 +44,7 @@ def test_no_flipped_bit_of_a_sealed_dump_is_loaded(filled: str, tmp_path: Path) 
     file = backups.dump(tmp_path / "a.dump", filled).file
     whole = file.read_bytes()
     end = whole.rindex(b'\n{"rows": ')
-    chosen = random.Random(7).sample(range(end * 8), 1_500)
+    chosen = random.Random(7).sample(range(end * 8), 300)
     for bit in [*chosen, *range(end * 8, len(whole) * 8)]:
         file.write_bytes(flipped(whole, bit))
         with pytest.raises(BackupFailed, match="damaged.*; nothing was written|is no dump in pg_dump's custom format"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from homes import Homes
 from made_once import server_folder
+from quick_clusters import copy_new_clusters
 
 from atlas_sdk._embedded import EmbeddedServer
 
@@ -22,7 +23,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 
 
 @pytest.fixture
-def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Homes]:
+def homes(machine_in_memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Homes]:
     monkeypatch.setenv("ATLAS_EMBEDDED_LINGER_S", "0.1")
     made = Homes(tmp_path)
     yield made
@@ -38,3 +39,9 @@ def open_homes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Homes]:
     yield made
     made.close()
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def quick_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let new data directories of this process be copies."""
+    copy_new_clusters(monkeypatch.setattr)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import programs
 import psycopg
 import pytest
 from embedded_homes import started_home
@@ -63,7 +64,7 @@ def value(server: EmbeddedServer, statement: str) -> object:
 @contextmanager
 def user_process(home: Path, code: str = USE) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", code, os.fspath(home)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with programs.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:

@@ -19,9 +19,16 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from homes import ROOT, Homes, home_of, is_up, supervisor_of, until, user_process, value
+from quick_clusters import REAL
 
 from atlas_sdk._embedded import EmbeddedServer, postmaster
 from atlas_sdk._embedded.account import find_account
+
+
+@pytest.fixture(autouse=True)
+def _real_first_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processes of these tests run initdb, because the tests are about it."""
+    monkeypatch.setenv(REAL, "1")
 
 
 def test_eight_processes_race_for_the_first_start(homes: Homes) -> None:

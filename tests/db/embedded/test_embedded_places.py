@@ -7,12 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 from homes import ROOT, USE, Homes, half_made, home_of, is_up, supervisor_of, until, user_process, value
+from quick_clusters import REAL
 
 from atlas_sdk._embedded import EmbeddedServer, cluster, places, postmaster, unavailable
 from atlas_sdk._embedded.account import find_account
 from atlas_sdk.errors import EmbeddedServerFailed
+
+
+@pytest.fixture(autouse=True)
+def _real_first_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processes of these tests run initdb, because the tests are about it."""
+    monkeypatch.setenv(REAL, "1")
 
 
 def test_leftovers_of_a_killed_first_start_are_replaced(homes: Homes) -> None:
@@ -42,7 +50,7 @@ def test_full_disk_leaves_nothing_half_made(homes: Homes) -> None:
     home = homes()
     code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n{USE}"
     command = [sys.executable, "-c", code, os.fspath(home)]
-    failed = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    failed = programs.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     assert failed.returncode != 0
     assert "EmbeddedServerFailed: No data directory could be created" in failed.stderr
     assert str(home / "postgres.run" / "server.log") in failed.stderr

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
+import programs
 import psycopg
 import pytest
 from homes import Homes, is_up, supervisor_of, until, user_process, value
@@ -55,7 +56,7 @@ def beside(home: Path) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left(homes: Homes):
+def _nothing_left(homes: Homes, quick_clusters: None):
     yield
     homes.close()
     for home in homes._made:
@@ -162,7 +163,7 @@ STEPS = {
 def kill_at(home: Path, step: str) -> None:
     name, times, left, has_data = STEPS[step]
     command = [sys.executable, "-c", KILLED, os.fspath(home), name, str(times)]
-    killed = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=4 * PATIENCE_S)
+    killed = programs.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=4 * PATIENCE_S)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert beside(home) == left
     assert (home / "postgres").resolve().exists() is has_data
@@ -222,7 +223,7 @@ def test_disk_that_fills_leaves_the_old_data(homes: Homes) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))\n"
     code = KILLED.replace("owner, name", f"{limit}owner, name", 1)
     command = [sys.executable, "-c", code, os.fspath(home), "_rename", "99"]
-    failed = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    failed = programs.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert "EmbeddedServerFailed" in failed.stderr
     assert upgrade.major_of((home / "postgres").resolve()) == OLD
     assert beside(home) == []

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import programs
 import psycopg
 import pytest
 from databases import in_database
@@ -21,6 +22,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from atlas_sdk import AsyncAtlas, Atlas, InvalidInput
 from atlas_sdk._embedded import temporary
+
+pytestmark = pytest.mark.usefixtures("machine_in_memory")
 
 #: A program that prints the address of its database, and waits for the end of its input.
 USE = """
@@ -50,7 +53,7 @@ def processes_in(home: Path) -> list[str]:
 
 @contextmanager
 def user_process(code: str = USE) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
+    with programs.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         yield process

@@ -12,6 +12,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+import programs
 import pytest
 from guard_adapter import QuotaClient, expire_before, locked_row, terminate, until, used, waiting
 from patience import PATIENCE_S
@@ -291,7 +292,7 @@ with Atlas.open(sys.argv[1]) as atlas:
     with Atlas.open(dsn) as atlas:
         user = atlas.users.create("interrupted@example.com")
         with (
-            subprocess.Popen(
+            programs.Popen(
                 [sys.executable, "-c", code, dsn], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             ) as process,
             locked_row(dsn, user) as lock,

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from uuid import uuid4
 
+import programs
 import psycopg
 import pytest
 from guard_adapter import until
@@ -55,7 +56,7 @@ def user(atlas: Atlas) -> User:
 @contextmanager
 def process(dsn: str, user: User, name: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process that waits for all tokens of a user."""
-    with subprocess.Popen([sys.executable, "-c", WAITER, dsn, str(user.id), name]) as running:
+    with programs.Popen([sys.executable, "-c", WAITER, dsn, str(user.id), name]) as running:
         try:
             yield running
         finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
 import textwrap
 import threading
@@ -16,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 from embedded_homes import embedded_server
 from guard_adapter import QuotaClient, locked_row, until, used, waiting
@@ -275,7 +275,7 @@ def test_a_process_that_ends_without_closing_still_settles(
     user = user_with(client)
     script = f"from uuid import UUID\nDSN, USER, IDLE = {dsn!r}, UUID({str(user.id)!r}), 3600.0\n"
     script += textwrap.dedent(SCRIPT[kind]).replace("LEAVE", leave)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
+    done = programs.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == (1 if leave == "1 / 0" else 0), done.stderr
     # A call whose usage is never reported is charged its reservation.
     assert used(client, user)[0] == 142, done.stderr

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import programs
 import pytest
 from guard_adapter import QuotaClient, locked_row, terminate, until, used, waiting
 from patience import PATIENCE_S
@@ -238,7 +239,7 @@ with Atlas.open(sys.argv[1]) as atlas:
     with Atlas.open(dsn) as atlas:
         user = atlas.users.create("dead@example.com")
         atlas.quotas.set_limits(user, containers=1)
-        with subprocess.Popen(
+        with programs.Popen(
             [sys.executable, "-c", code, dsn], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout is not None

@@ -229,6 +229,23 @@ def test_a_full_limit_holds_back_a_file_and_lets_others_go_on(client: Any, proje
     assert history(client, project) == [large, b"small", b"last"]
 
 
+def test_a_checkpoint_waits_until_the_versions_before_it_are_stored(
+    client: Any, project: Project, journal: Journal
+) -> None:
+    user = client.users.get(project.user_id)
+    client.quotas.set_limits(user, memory_bytes=5_000, memory_hard=True)
+    large = os.urandom(10_000)
+    journal.append([*of(project, large), *of(project, b"ok", path="b.md"), checkpoint_of(project, "v1")])
+    journal.append(of(project, b"later", path="b.md"))
+    assert client.memory.deliver().delivered == 1
+    assert client.memory.checkpoints(project) == []
+    client.quotas.set_limits(user, memory_bytes=10**6)
+    client.memory.snapshot(project, "c.md", b"direct")
+    assert client.memory.read(project, "CLAUDE.md", "v1") == large
+    assert client.memory.read(project, "b.md", "v1") == b"ok"
+    assert history(client, project, "b.md") == [b"ok", b"later"]
+
+
 def test_a_record_of_an_unknown_project_stays_and_stops_nobody(client: Any, project: Project, journal: Journal) -> None:
     elsewhere = evolve(project, id=UUID(int=5))
     lost = [*of(elsewhere, b"1"), checkpoint_of(elsewhere, "v1")]
