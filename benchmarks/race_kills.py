@@ -31,6 +31,7 @@ from attrs import define, field
 
 from atlas_sdk import Atlas, Project
 from atlas_sdk.journal import Journal, Record
+from benchmarks.bench import remove_home
 from watcher.daemon import run
 from watcher.debounce import Timing
 from watcher.status import read_status
@@ -270,6 +271,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(base, options.kills, options.seed, sabotage=options.sabotage)
     finally:
+        # Nothing stops the server once its home is gone.
+        remove_home(base / "home")
         shutil.rmtree(base)
 
 
