@@ -78,16 +78,27 @@ class Imports:
 
 
 def follow(
-    root: Path | Root, paths: Iterable[str], *, limit_bytes: int, allows: Callable[[str], bool] = lambda _: True
+    root: Path | Root,
+    paths: Iterable[str],
+    *,
+    limit_bytes: int,
+    allows: Callable[[str], bool] = lambda _: True,
+    allows_target: Callable[[str], bool] = lambda _: True,
 ) -> Imports:
     """Find the files that `paths` import, directly or through other imported files.
 
     The result contains regular files inside the project that have at most `limit_bytes`, that have the ending of a text
-    file or no ending, and that `allows` accepts. A file that cannot be read is not followed; its capture reports the
-    problem. No content of a file raises an error.
+    file or no ending, and that `allows` accepts. `allows_target` decides about the file that a symlink leads to,
+    because the name of a symlink says nothing about the content. A file that cannot be read is not followed; its
+    capture reports the problem. No content of a file raises an error.
     """
     with hold(root) as held:
-        return _follow(_Search(held, limit_bytes), paths, allows)
+        search = _Search(held, limit_bytes)
+
+        def takes(path: str) -> bool:
+            return allows(path) and (path not in search.targets or allows_target(search.targets[path]))
+
+        return _follow(search, paths, takes)
 
 
 def _follow(search: "_Search", paths: Iterable[str], allows: Callable[[str], bool]) -> Imports:

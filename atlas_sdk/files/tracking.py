@@ -160,7 +160,13 @@ class Tracking:
 
     def _follow(self, walk: Walk) -> Imports:
         instructions = [path for path in walk.paths if self.kind(path) == "claude_md"]
-        found = follow(walk.root, instructions, limit_bytes=self.limit_bytes, allows=self.imports)
+        found = follow(
+            walk.root,
+            instructions,
+            limit_bytes=self.limit_bytes,
+            allows=self.imports,
+            allows_target=self.imports_from,
+        )
         for path in found.paths:
             walk.note(path, found.stats[path])
         walk.targets.update((path, found.targets[path]) for path in found.paths if path in found.targets)
@@ -177,6 +183,13 @@ class Tracking:
             path.lower().endswith(_MARKDOWN)
             and ("/" not in path or any(path.startswith(f"{folder}/") for folder in _agent_places()))
         )
+
+    def imports_from(self, target: str) -> bool:
+        """Return True if an imported symlink may lead to this file: never to an excluded one.
+
+        In a home folder the file must be Markdown, wherever it is: dotfiles often are in a folder of their own.
+        """
+        return not self.rules.refuses(target) and (not self.user or target.lower().endswith(_MARKDOWN))
 
     def directories(self, root: Path | Root) -> list[str]:
         """Return the folders to watch: in each, a tracked file or a folder that leads to one can appear.

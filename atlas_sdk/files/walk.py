@@ -32,8 +32,10 @@ MOST_LOOKALIKES: Final = 100
 #: Names that are memory for every agent, whatever their case.
 _NAMES: Final = frozenset({"claude.md", "claude.local.md", "agents.md", "gemini.md"})
 _MARKDOWN: Final = (".md", ".mdc")
-#: The endings of the files that a user's symlink may lead to.
-_TEXT: Final = (*_MARKDOWN, ".txt", ".toml")
+#: The endings of the files that a user's symlink may lead to. Commands of agents are TOML, but tools keep tokens in such
+#: files: the symlink must have that ending too.
+_TEXT: Final = (*_MARKDOWN, ".txt")
+_COMMAND: Final = ".toml"
 
 
 @frozen(kw_only=True)
@@ -182,8 +184,8 @@ class Walk:
         self.awaited.update(way.links[1:])
         if way.blocked is not None:
             self.skip(path, way.blocked)
-        elif self.rules.user and not way.path.endswith(_TEXT):
-            reason = f"{printable(path)} is a symlink to {printable(way.path)}, which is no text"
+        elif self.rules.user and not way.path.endswith((*_TEXT, _COMMAND) if path.endswith(_COMMAND) else _TEXT):
+            reason = f"{printable(path)} is a symlink to {printable(way.path)}, which is no text of an agent"
             self.add_lookalike(path, reason)
         elif way.found is None:
             self.awaited.add(way.path)

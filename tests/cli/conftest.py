@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from recycling import RECYCLER
 
-from atlas_sdk.cli import main
+from atlas_sdk.cli import main, service_manager
 
 ATLASCTL = str(Path(sys.executable).with_name("atlasctl"))
 
@@ -55,6 +55,10 @@ def _settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("NO_COLOR", "DATABASE_URL", "PGPASSWORD"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    # No command line of a test may reach the service manager of the machine: `init` offers to install a service, and
+    # some tests agree to every question. A test of the service puts programs of its own in their place.
+    monkeypatch.setattr(service_manager, "BOOTED", tmp_path / "no-systemd")
+    monkeypatch.setattr(service_manager.platform, "system", lambda: "Linux")
 
 
 @pytest.fixture

@@ -129,6 +129,36 @@ def test_symlink_to_what_is_no_text_is_not_followed(home):
     assert "which is no text" in reasons[".claude/rules/key.md"]
 
 
+def test_an_imported_symlink_leads_to_markdown_only(home):
+    put(home, "dotfiles/style.md")
+    for name, target in {
+        "key": "../.ssh/id_ed25519",
+        "login": "../.codex/auth.json",
+        "style": "../dotfiles/style.md",
+    }.items():
+        (home / f".claude/{name}.md").symlink_to(target)
+    put(home, ".claude/CLAUDE.md", text="@key.md @login.md @style.md")
+    found = Tracking.load(home).scan(home)
+    assert set(found.imported) == {".claude/style.md"}
+    assert found.targets == {".claude/style.md": "dotfiles/style.md"}
+
+
+def test_an_imported_symlink_does_not_lead_to_an_excluded_file(tmp_path):
+    put(tmp_path, "private/plan.md", "CLAUDE.md", text="@open.md")
+    (tmp_path / "open.md").symlink_to("private/plan.md")
+    assert "open.md" in Tracking().scan(tmp_path).paths
+    assert Tracking(exclude=("private",)).scan(tmp_path).paths == ("CLAUDE.md",)
+
+
+def test_a_symlink_to_settings_with_tokens_is_not_followed(home):
+    put(home, ".cargo/credentials.toml", "dotfiles/review.toml")
+    (home / ".gemini/commands").mkdir()
+    (home / ".gemini/commands/review.toml").symlink_to("../../dotfiles/review.toml")
+    (home / ".claude/rules/token.md").symlink_to("../../.cargo/credentials.toml")
+    found = Tracking.load(home).scan(home)
+    assert set(found.paths) == {*MEMORY, ".gemini/commands/review.toml"}
+
+
 def test_presets_and_include_of_the_home_choose(home):
     put(home, ".atlas.toml", text='[track]\npresets = ["codex"]\ninclude = ["notes/*.md"]\n')
     assert set(Tracking.load(home).scan(home).paths) == {
