@@ -225,7 +225,7 @@ def test_init_does_not_count_what_was_not_kept(home, folder, cli):
     assert shown[1] == "2 files over the size limit: only their hashes are kept"
     (folder / "CLAUDE.md").write_text("1234")
     shown = cli("init", folder).out.splitlines()
-    assert shown[0] == f"{folder} is already protected: 1 memory file"
+    assert shown[0] == f"{folder} is already saved, not watched: 1 memory file"
     assert shown[1] == "1 file over the size limit: only its hash is kept"
 
 
