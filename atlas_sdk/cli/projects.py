@@ -199,6 +199,7 @@ def move(run: Invocation, given: str, path: str, email: str | None, *, force: bo
     with run.opened() as atlas:
         found = find(run, atlas, given, email)
         moved = atlas.projects.move(found, folder, force=force)
+    remember(run, moved)
     how = "is there already" if found.path == moved.path else f"is the project of {printable(found.path)} now"
     run.out.result(
         {**_fields(moved), "moved_from": _encoded(found.path)}, f"{printable(moved.path)} {how}, with its history"
