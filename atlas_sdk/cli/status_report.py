@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.results import MemoryUsage
-    from watcher.status import ProjectStatus, Status
+    from watcher.status import PolledFolder, ProjectStatus, Status
 
 
 @frozen(kw_only=True)
@@ -44,6 +44,11 @@ class Report:
     def at_risk(self) -> list[Entry]:
         """The files whose newest content, or next change, may be lost."""
         return [one for _, entries, _ in self.projects for one in entries if one.at_risk]
+
+    def polled(self, project: "Project") -> "tuple[PolledFolder, ...]":
+        """Return the folders of a project that a working watcher polls; the reasons say why."""
+        known = watched_project(self.watcher, project) if self.is_responding else None
+        return () if known is None else known.polled
 
     def knows(self, project: "Project") -> bool:
         """Return whether the watcher's report has a project."""
