@@ -33,6 +33,7 @@ def files(run: Invocation, why: str | None, *, everything: bool) -> None:
     reason. In your own memory, a file of Claude Code's memory of a project has the folder of this project.
     """
     from atlas_sdk.cli.memory_owners import Owners
+    from atlas_sdk import FileProblem
     from atlas_sdk.files import Tracking, relative_path
     from atlas_sdk.files.reasons import explain, reasons
 
@@ -43,7 +44,14 @@ def files(run: Invocation, why: str | None, *, everything: bool) -> None:
     for number, project in enumerate(projects):
         root = Path(project.path)
         owners = Owners(root)
-        tracking = Tracking.load(root)
+        try:
+            tracking = Tracking.load(root)
+        except FileProblem as problem:
+            if not everything:
+                raise
+            # One lost project must not hide the others.
+            run.out.warn(str(problem))
+            continue
         if why is not None:
             path = relative_path(root, run.path(project, why))
             _show_one(run.out, explain(root, tracking, path), owners)

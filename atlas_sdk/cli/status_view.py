@@ -169,12 +169,8 @@ def _show_project(out: Output, project: "Project", entries: Sequence[Entry]) -> 
         styles=("", "", "bold", "dim", "dim"),
     )
     for one in entries:
-        if one.state == "not_tracked" and one.is_memory:
-            out.note(f"  {printable(one.path)}: {one.why}")
-    for one in entries:
-        if one.state == "deleted" and one.why is not None:
-            shown = printable(one.path)
-            out.note(f"  {one.why}" if shown in one.why else f"  {shown}: {one.why}")
+        if one.state in {"deleted", "not_tracked"} and one.is_memory and one.why is not None:
+            out.note(f"  {one.why if printable(one.path) in one.why else f'{printable(one.path)}: {one.why}'}")
     if any(one.state == "deleted" for one in entries):
         out.note(f"  deletions of the last {RECENT.days} days: atlasctl log FILE lists the versions of a file, and")
         out.note("  atlasctl restore FILE@VERSION brings one back")

@@ -162,7 +162,7 @@ COMMENT ON TABLE restores IS 'What was restored, and what stood there before: un
 
 -- Return whether a client has sent a version before: it is stored, or it was equal to the newest version.
 CREATE FUNCTION memory_knows(p_user uuid, p_project uuid, p_path text, p_id uuid) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN EXISTS (
         SELECT FROM memory_snapshots AS s WHERE s.user_id = p_user AND s.project_id = p_project AND s.id = p_id
@@ -187,7 +187,11 @@ CREATE FUNCTION memory_put(
 ) RETURNS TABLE (seq integer, created_at timestamptz, stored_depth smallint)
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    IF NOT memory_fits(p_user, p_sha256, p_data) OR memory_knows(p_user, p_project, p_path, p_id) THEN
+    IF NOT memory_fits(p_user, p_sha256, p_data) THEN
+        RETURN;
+    END IF;
+    -- In a condition of its own, because that sees what was committed while memory_fits waited for its lock.
+    IF memory_knows(p_user, p_project, p_path, p_id) THEN
         RETURN;
     END IF;
     INSERT INTO memory_files AS f (user_id, project_id, snapshot_id, content_id, seq, path)

@@ -52,7 +52,18 @@ def test_files_lists_the_rule_of_each(monorepo, cli):
     assert record["project"]["path"] == str(monorepo)
     assert {one["path"]: one["reason"] for one in record["files"]}["CLAUDE.md"] == "preset claude"
     assert [one["path"] for one in record["not_tracked"]] == ["claude.local.md", "gen/AGENTS.md"]
-    assert str(monorepo) in cli("files", "--all").out
+    everything = cli("files", "--all")
+    assert (everything.code, str(monorepo) in everything.out) == (0, True)
+
+
+def test_a_lost_project_hides_no_other(monorepo, cli, tmp_path):
+    lost = tmp_path / "lost"
+    lost.mkdir()
+    assert cli("init", str(lost)).code == 0
+    lost.rmdir()
+    cli("init")
+    ran = cli("files", "--all")
+    assert (ran.code, str(monorepo) in ran.out, str(lost) in ran.err) == (0, True, True)
 
 
 def test_why(monorepo, cli, monkeypatch):
@@ -88,10 +99,10 @@ def test_memory_of_the_user(home, tmp_path, cli, monkeypatch):
     assert "add it" not in cli("files", "--why", ".claude/.credentials.json").out
     # A folder of an agent is in the project, any other folder in the home is not.
     monkeypatch.chdir(person / ".claude/projects")
-    assert cli("status").code == 0
+    assert cli("status").code == 6, "saved, not watched"
     monkeypatch.chdir(app)
     assert cli("status").code == 3
     assert "is not in a registered project" in cli("log").sentence
     assert cli("init").code == 0
-    assert cli("status").code == 0
+    assert cli("status").code == 6, "as above"
     assert Path.cwd() == app

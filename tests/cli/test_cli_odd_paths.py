@@ -2,7 +2,7 @@
 
 
 def states(ran):
-    return {file["path"]: (file["state"], file["problem"]) for file in ran.record["projects"][0]["files"]}
+    return {file["path"]: (file["state"], file["why"]) for file in ran.record["projects"][0]["files"]}
 
 
 def test_file_that_became_a_folder_is_deleted_and_blocks_only_itself(app, cli):
@@ -12,7 +12,7 @@ def test_file_that_became_a_folder_is_deleted_and_blocks_only_itself(app, cli):
     (app / ".clinerules").mkdir()
     (app / ".clinerules/a.md").write_text("n")
     (app / "notes.md").write_text("changed")
-    assert states(cli("status", "--json"))[".clinerules"] == ("gone", None)
+    assert states(cli("status", "--json"))[".clinerules"][0] == "deleted"
     taken = cli("snapshot", "--json")
     assert (taken.code, taken.record["skipped"]) == (0, [])
     assert {one["path"]: one["deleted"] for one in taken.record["taken"]} == {
@@ -21,7 +21,7 @@ def test_file_that_became_a_folder_is_deleted_and_blocks_only_itself(app, cli):
         "notes.md": False,
     }
     assert cli("checkpoint", "asfolder").code == 0
-    assert cli("status").code == 0
+    assert states(cli("status", "--json"))[".clinerules"] == ("deleted", "a folder is in its place")
 
     # The checkpoint has a file where the folder is: everything else is restored.
     planned = cli("restore", "asfile", "--dry-run", "--json")
@@ -59,20 +59,20 @@ def test_link_whose_target_is_gone_is_said_and_is_no_risk(app, cli):
     (app / "AGENTS.md").unlink()
     shown = cli("status", "--json")
     reason = "CLAUDE.md is a symlink that leads to no file: AGENTS.md does not exist"
-    assert states(shown)["CLAUDE.md"] == ("gone", reason)
-    assert states(shown)["AGENTS.md"] == ("gone", None)
-    assert shown.code == 0
+    assert states(shown)["CLAUDE.md"] == ("deleted", reason)
+    assert states(shown)["AGENTS.md"][0] == "deleted"
     assert reason in cli("status").err
     assert cli("snapshot").code == 0
-    assert states(cli("status", "--json"))["CLAUDE.md"] == ("gone", reason)
+    assert states(cli("status", "--json"))["CLAUDE.md"] == ("deleted", reason)
 
 
 def test_file_that_is_not_tracked_any_more_is_no_risk(app, cli):
     (app / ".atlas.toml").write_text('[track]\nexclude = ["notes.md"]\n')
     (app / "notes.md").write_text("n2")
     shown = cli("status", "--json")
-    assert (shown.code, states(shown)["notes.md"]) == (0, ("untracked", None))
-    assert "not tracked any more (history kept)" in cli("status").out
+    state, why = states(shown)["notes.md"]
+    assert (state, why) == ("not_tracked", "no preset, glob or import of .atlas.toml names it; its history is kept")
+    assert "not tracked any more" in cli("status").out
     taken = cli("snapshot", "--json")
     assert (taken.code, taken.record["taken"], taken.record["untracked"]) == (0, [], ["notes.md"])
     told = cli("snapshot")
@@ -82,4 +82,4 @@ def test_file_that_is_not_tracked_any_more_is_no_risk(app, cli):
     # The end of the file is recorded.
     (app / "notes.md").unlink()
     assert [one["deleted"] for one in cli("snapshot", "--json").record["taken"]] == [True]
-    assert states(cli("status", "--json")).keys() == {"CLAUDE.md"}
+    assert states(cli("status", "--json"))["notes.md"] == ("deleted", None)
