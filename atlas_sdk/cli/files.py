@@ -32,8 +32,8 @@ def files(run: Invocation, why: str | None, *, everything: bool) -> None:
     .atlas.toml, or the file that imports it. Then come the files that look like memory and are not tracked, with the
     reason. In your own memory, a file of Claude Code's memory of a project has the folder of this project.
     """
-    from atlas_sdk.cli.memory_owners import Owners
     from atlas_sdk import FileProblem
+    from atlas_sdk.cli.memory_owners import Owners
     from atlas_sdk.files import Tracking, relative_path
     from atlas_sdk.files.reasons import explain, reasons
 
