@@ -141,6 +141,21 @@ def test_a_moved_project_is_captured_at_its_new_place(
     assert cli("snapshot").code == 0
 
 
+def test_a_moved_project_replaces_another_one(
+    app: Path, home: Path, online: Any, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = cli("init", "--json").record["project"]["id"]
+    new = app.rename(tmp_path / "new")
+    monkeypatch.chdir(new)
+    assert cli("init").code == 0
+    assert cli("projects", "move", app, new, "--force").code == 0
+    online(False)
+    (new / "CLAUDE.md").write_bytes(b"of the moved project\n")
+    assert cli("snapshot").code == 0
+    with Journal.open(home) as journal:
+        assert {str(one.project_id) for one in journal.pending()} == {moved}
+
+
 def test_a_forgotten_project_is_not_captured(app: Path, online: Any, cli: Any) -> None:
     assert cli("forget").code == 0
     online(False)
