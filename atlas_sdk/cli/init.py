@@ -1,5 +1,6 @@
 """`atlasctl init`: protect a folder."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,14 +120,18 @@ def _show(
 
     out = run.out
     shown = printable(project.path)
+    watched = _is_watcher_running(run)
     hash_only = [version for version in files if version.kept is False]
     kept = len(files) - len(hash_only)
+    done = "registered" if not kept else "protected" if watched else "saved"
     state = {
-        "created": "protected now" if kept else "registered",
-        "activated": f"{'protected' if kept else 'registered'} again, with its history",
-        "moved": f"{'protected' if kept else 'registered'} now, with the history of its old folder",
-        "found": f"already {'protected' if kept else 'registered'}",
+        "created": f"{done} now" if kept and watched else done,
+        "activated": f"{done} again, with its history",
+        "moved": f"{done} now, with the history of its old folder",
+        "found": f"already {done}",
     }[how]
+    if kept and not watched:
+        state += ", not watched"
     amount = f": {count(kept, 'memory file')}" if kept else f"; no memory files {'kept' if files else 'yet'}"
     out.line(f"{shown} is {state}{amount}")
     if hash_only:
@@ -141,7 +146,18 @@ def _show(
     note_lookalikes(out, lookalikes)
     for hint in hints:
         out.note(hint)
+    if not watched:
+        out.note("No watcher runs, so the next change is not captured.")
     out.note("Next:")
-    out.note("  atlasctl service install             keep every change from now on, also after a restart")
-    out.note("  atlasctl watch                       or: keep every change, in this terminal")
+    if not watched:
+        out.note("  atlasctl service install             keep every change from now on, also after a restart")
+        out.note("  atlasctl watch                       or: keep every change, in this terminal")
     out.note("  atlasctl checkpoint before-refactor  name this state, to come back to it")
+
+
+def _is_watcher_running(run: Invocation) -> bool:
+    """Return whether a watcher of this home works. A running watcher takes a new project at once."""
+    from watcher.status import read_status
+
+    status = read_status(run.settings.folder)
+    return status is not None and status.is_fresh(datetime.now(UTC))

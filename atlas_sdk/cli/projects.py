@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from attrs import evolve
 
 from atlas_sdk import InvalidInput, NotFound
 from atlas_sdk.cli.advice import init_advice
@@ -198,7 +199,12 @@ def move(run: Invocation, given: str, path: str, email: str | None, *, force: bo
     folder = folder_of(path, force=force)
     with run.opened() as atlas:
         found = find(run, atlas, given, email)
+        replaced = atlas.projects.at(folder, user=run.owner(atlas, email)) if force else None
         moved = atlas.projects.move(found, folder, force=force)
+    if replaced is not None and replaced.id != moved.id:
+        # Otherwise the journal knows two active projects of this folder, and may capture for the deleted one.
+        remember(run, evolve(replaced, status="deleted"))
+    remember(run, moved)
     how = "is there already" if found.path == moved.path else f"is the project of {printable(found.path)} now"
     run.out.result(
         {**_fields(moved), "moved_from": _encoded(found.path)}, f"{printable(moved.path)} {how}, with its history"

@@ -47,6 +47,9 @@ _PROBED: Final = ("PrivateUsers=yes", "CapabilityBoundingSet=", *_SPACES.split()
 #: The letters that an environment file escapes in quotes.
 _SHELL: Final = re.compile(r'[\\"`$]')
 
+#: The letters that begin a wildcard of glob(7).
+_WILDCARD: Final = re.compile(r"[*?\[]")
+
 
 def word(text: str, *, in_command: bool = False) -> str:
     r"""Return a text as one word of a unit: in quotes, with escapes for \, ", and systemd's specifiers (%).
@@ -112,7 +115,7 @@ class SystemdUnit:
     def _lines(self) -> Iterator[str]:
         plan = self.plan
         # StartLimitIntervalSec=0: another watcher of this home may run for days, and then this one takes over.
-        yield f"[Unit]\nDescription=AtlasEngine watcher of {_plain(str(plan.home))}\nStartLimitIntervalSec=0\n"
+        yield f"[Unit]\nDescription=AtlasEngine watcher ({_plain(str(plan.home))})\nStartLimitIntervalSec=0\n"
         if not self.is_user_unit:
             yield "After=network.target postgresql.service\n"
         yield "\n[Service]\nType=notify\nNotifyAccess=main\n"
@@ -123,7 +126,7 @@ class SystemdUnit:
         for name, value in sorted(plan.variables.items()):
             yield f"Environment={word(f'{name}={value}')}\n"
         if plan.dsn is not None:
-            yield f"EnvironmentFile={_plain(str(self.secrets))}\n"
+            yield f"EnvironmentFile={_plain(_literal(str(self.secrets)))}\n"
         yield "WatchdogSec=30\nTimeoutStartSec=90\nTimeoutStopSec=30\nRestart=always\nRestartSec=5\n"
         # Exit code 2: a person has to correct the settings.
         yield "RestartPreventExitStatus=2\n"
@@ -201,8 +204,16 @@ class SystemdUnit:
 
 
 def _plain(text: str) -> str:
-    """Return a text for a setting without quotes, such as a description: only specifiers are escaped."""
+    """Return a text for a setting without quotes, such as a description: only specifiers are escaped.
+
+    The text must not end the line: a backslash at the end of a line would join the next one to it.
+    """
     return text.replace("%", "%%")
+
+
+def _literal(path: str) -> str:
+    r"""Return the glob(7) that matches a path and nothing else, because EnvironmentFile= takes a glob."""
+    return _WILDCARD.sub(r"[\g<0>]", path.replace("\\", "\\\\"))
 
 
 def _file(path: Path, text: str, mode: int) -> ServiceFile:

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
-from atlas_sdk import DatabaseUnreachable, JournalProblem, NotAProject
+from atlas_sdk import DatabaseUnreachable, JournalProblem
 from atlas_sdk.cli.file_states import Entry, Knowledge, Newest, file_entries
+from atlas_sdk.cli.without_database import remembered
 from atlas_sdk.journal import Journal, JournalStatus
 
 if TYPE_CHECKING:
     from atlas_sdk import Atlas, Project
     from atlas_sdk.cli.invocation import Invocation
     from atlas_sdk.results import MemoryUsage
-    from watcher.status import ProjectStatus, Status
+    from watcher.status import PolledFolder, ProjectStatus, Status
 
 
 @frozen(kw_only=True)
@@ -43,6 +44,11 @@ class Report:
     def at_risk(self) -> list[Entry]:
         """The files whose newest content, or next change, may be lost."""
         return [one for _, entries, _ in self.projects for one in entries if one.at_risk]
+
+    def polled(self, project: "Project") -> "tuple[PolledFolder, ...]":
+        """Return the folders of a project that a working watcher polls; the reasons say why."""
+        known = watched_project(self.watcher, project) if self.is_responding else None
+        return () if known is None else known.polled
 
     def knows(self, project: "Project") -> bool:
         """Return whether the watcher's report has a project."""
@@ -72,7 +78,7 @@ def collect(run: "Invocation", watcher: "Status | None", now: datetime, *, every
                 memory = atlas.quotas.memory(user)
                 problem = None
         except DatabaseUnreachable as away:
-            projects = _remembered(run.start, journal, everything=everything)
+            projects = remembered(run.start, journal, everything=everything)
             if journal is None or not projects:
                 raise
             found = [sources.of_journal(journal, project) for project in projects]
@@ -100,25 +106,6 @@ def _journal(home: Path) -> Iterator[tuple[Journal | None, JournalStatus]]:
         return
     with journal:
         yield journal, journal.status()
-
-
-def _remembered(start: str, journal: Journal | None, *, everything: bool) -> "list[Project]":
-    """Return the active projects that the journal remembers: all of them, or the innermost one around a folder.
-
-    The user is not known while the database is away: a home belongs to one person.
-    """
-    from atlas_sdk.files import real_folders
-
-    active = [] if journal is None else [one for one in journal.projects() if one.status == "active"]
-    if everything:
-        return active
-    inside, outside = real_folders(start)
-    by_path = {one.path: one for one in active}
-    if (inner := next((by_path[folder] for folder in inside if folder in by_path), None)) is not None:
-        return [inner]
-    if (outer := next((folder for folder in outside if folder in by_path), None)) is not None:
-        raise NotAProject(start, border=inside[-1], outer=outer)
-    return []
 
 
 @frozen(kw_only=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from atlas_sdk import Project
     from atlas_sdk.cli.status_report import Report
     from atlas_sdk.results import MemoryUsage
-    from watcher.status import Status
+    from watcher.status import PolledFolder, Status
 
 
 def fields_of_report(report: "Report") -> dict[str, Any]:
@@ -37,7 +37,10 @@ def fields_of_report(report: "Report") -> dict[str, Any]:
         "journal": fields_of(report.journal, "records bytes oldest_at held_back dropped problem"),
         "database": {"ok": report.database_problem is None, "problem": report.database_problem},
         "memory": None if report.memory is None else of_memory(report.memory),
-        "projects": [_fields_of_project(*one) for one in report.projects],
+        "projects": [
+            {**_fields_of_project(*one), "polled": [_fields_of_polled(folder) for folder in report.polled(one[0])]}
+            for one in report.projects
+        ],
     }
 
 
@@ -59,6 +62,12 @@ def _fields_of_project(project: "Project", entries: list[Entry], watched: bool) 
     }
 
 
+def _fields_of_polled(folder: "PolledFolder") -> dict[str, Any]:
+    from atlas_sdk.files import to_text
+
+    return {"path": to_text(folder.path or "."), "reason": folder.reason}
+
+
 def show(out: Output, report: "Report") -> None:
     """Print the report for people."""
     _show_watcher(out, report)
@@ -70,6 +79,7 @@ def show(out: Output, report: "Report") -> None:
         _show_memory(out, report.memory)
     for project, entries, _ in report.projects:
         _show_project(out, project, entries)
+        _show_polled(out, report.polled(project))
     _show_advice(out, report)
 
 
@@ -165,6 +175,16 @@ def _show_project(out: Output, project: "Project", entries: Sequence[Entry]) -> 
         out.note(f"  deletions of the last {RECENT.days} days: atlasctl log FILE lists the versions of a file, and")
         out.note("  atlasctl restore FILE@VERSION brings one back")
     note_lookalikes(out, [(one.path, one.why or "") for one in entries if not one.is_memory])
+
+
+def _show_polled(out: Output, folders: "Sequence[PolledFolder]") -> None:
+    """Name the folders that the watcher polls, one line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for one in folders:
+        by_reason.setdefault(one.reason, []).append(printable(one.path or "."))
+    for reason, paths in by_reason.items():
+        more = f" and {count(len(paths) - 1, 'more folder')}" if len(paths) > 1 else ""
+        out.note(f"  polled: {paths[0]}{more}: {printable(reason)}")
 
 
 def _show_advice(out: Output, report: "Report") -> None:

@@ -1,11 +1,9 @@
 """`snapshot` and `checkpoint` while the database is away: the journal of this machine takes what they capture."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atlas_sdk import AtlasError, DatabaseUnreachable, JournalProblem, StorageFull
+from atlas_sdk import AtlasError, DatabaseUnreachable, JournalProblem, NotAProject, StorageFull
 from atlas_sdk.cli.capturing import warn_skipped
 from atlas_sdk.cli.failures import FAILED
 from atlas_sdk.cli.json_output import fields_of, of_skipped
@@ -67,7 +65,8 @@ def save_here(
 ) -> int:
     """Capture into the journal, print the result, and return the exit code.
 
-    Raises `away`, the error of the database, if the journal does not know the project.
+    Raises `away`, the error of the database, if the journal does not know the project, and NotAProject when another
+    repository begins between the folder and the project.
     """
     from atlas_sdk import Attribution
     from atlas_sdk.actor import login_name
@@ -77,9 +76,10 @@ def save_here(
     if journal is None:
         raise away
     with journal:
-        project = _project(journal, run.start)
-        if project is None:
+        found = remembered(run.start, journal, everything=False)
+        if not found:
             raise away
+        (project,) = found
         captured = capture(
             journal,
             project,
@@ -92,11 +92,24 @@ def save_here(
     return FAILED if captured.skipped and checkpoint is None else 0
 
 
-def _project(journal: "Journal", start: str) -> "Project | None":
-    """Return the innermost active project that the journal remembers around a folder."""
-    by_path = {one.path: one for one in journal.projects() if one.status == "active"}
-    folder = os.path.realpath(start)
-    return next((by_path[one] for one in (folder, *map(str, Path(folder).parents)) if one in by_path), None)
+def remembered(start: str, journal: "Journal | None", *, everything: bool) -> "list[Project]":
+    """Return the active projects that the journal remembers: all of them, or the innermost one around a folder.
+
+    The user is not known while the database is away: a home belongs to one person. Raises NotAProject when another
+    repository begins between the folder and the project.
+    """
+    from atlas_sdk.files import real_folders
+
+    active = [] if journal is None else [one for one in journal.projects() if one.status == "active"]
+    if everything:
+        return active
+    inside, outside = real_folders(start)
+    by_path = {one.path: one for one in active}
+    if (inner := next((by_path[folder] for folder in inside if folder in by_path), None)) is not None:
+        return [inner]
+    if (outer := next((folder for folder in outside if folder in by_path), None)) is not None:
+        raise NotAProject(start, border=inside[-1], outer=outer)
+    return []
 
 
 def _show(run: "Invocation", away: AtlasError, captured: "LocalCapture") -> None:

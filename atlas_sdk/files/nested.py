@@ -42,6 +42,8 @@ _REPOSITORY = "is a repository of its own: run atlasctl init there"
 _ENDINGS = frozenset({".md", ".MD", ".Md"})
 #: Check the time once for this many entries of a folder.
 _ENTRIES_A_CHECK = 4_096
+#: The same for folders: the rules of many `.gitignore` files may decide about each one.
+_FOLDERS_A_CHECK = 64
 
 
 @frozen(kw_only=True)
@@ -144,7 +146,10 @@ class _Search:
                 ignores = _with(ignores, _exclude_file(self.walk))
             if listing.rules:
                 ignores = _with(ignores, _ignore_file(descriptor, folder))
-            for name in sorted(listing.folders):
+            for number, name in enumerate(sorted(listing.folders), start=1):
+                if not number % _FOLDERS_A_CHECK and self.walk.clock() > self.until:
+                    self.stop(f"more than {_MOST_S:g} s")
+                    return
                 self.enter(f"{folder}/{name}" if folder else name, name, descriptor, ignores)
         finally:
             os.close(descriptor)

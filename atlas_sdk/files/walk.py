@@ -32,8 +32,8 @@ MOST_LOOKALIKES: Final = 100
 #: Names that are memory for every agent, whatever their case.
 _NAMES: Final = frozenset({"claude.md", "claude.local.md", "agents.md", "gemini.md"})
 _MARKDOWN: Final = (".md", ".mdc")
-#: The endings of the files that a user's symlink may lead to. Commands of agents are TOML, but tools keep tokens in such
-#: files: the symlink must have that ending too.
+#: The endings of the files that a user's symlink may lead to. Commands of agents are TOML, but tools keep tokens in
+#: such files: the symlink must have that ending too.
 _TEXT: Final = (*_MARKDOWN, ".txt")
 _COMMAND: Final = ".toml"
 

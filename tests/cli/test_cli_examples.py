@@ -1,6 +1,7 @@
 """The examples in the help of every command and the commands of two pages run as they are written."""
 
 import io
+import os
 import re
 import shlex
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 import click
 import psycopg
 import pytest
+from fake_manager import Manager
 from test_cli_program import commands
 
 from atlas_sdk import Atlas, SigningKeys
+from atlas_sdk.cli import main, service_manager, service_plan
 from atlas_sdk.cli.invocation import Invocation
 
 EXAMPLES = {words: command.examples for words, command in commands()}
@@ -24,8 +27,10 @@ NOT_RUN = {
 }
 #: `db doctor` exits with 1 when it finds a problem, and a test's server has some, such as no fsync.
 #: The charge of the example of `quota refund` does not exist.
-#: Without a watcher, `status` exits with 6.
-CODES = {("db", "doctor"): {0, 1}, ("quota", "refund"): {3}, ("status",): {6}}
+#: Without a watcher, `status` and `doctor` exit with 6.
+CODES = {("db", "doctor"): {0, 1}, ("quota", "refund"): {3}, ("status",): {6}, ("doctor",): {6}}
+#: The account of an example does not exist.
+CODES |= {("service", "install"): {0, 3}}
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,8 +38,10 @@ ROOT = Path(__file__).parents[2]
 def world(dsn, tmp_path, monkeypatch):
     """Prepare a home folder with ~/code/app and the settings that the examples need.
 
-    Yield a function that makes the users, projects and checkpoints that the examples of one command name.
+    Yield a function that makes the users, projects and checkpoints that the examples of one command name. Programs of
+    the test stand for systemd, so that no example installs a service on this machine.
     """
+    _stand_in_for_systemd(tmp_path, monkeypatch)
     app = tmp_path / "code" / "app"
     app.mkdir(parents=True)
     (app / "notes.md").write_text("a note\n")
@@ -54,14 +61,30 @@ def world(dsn, tmp_path, monkeypatch):
         yield lambda words: _prepare(atlas, dsn, app, words)
 
 
+def _stand_in_for_systemd(tmp_path, monkeypatch):
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    Manager(programs).says("systemctl", out="LoadState=loaded\nActiveState=active\nMainPID=77\n")
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(service_manager, "BOOTED", tmp_path)
+    monkeypatch.setattr(service_plan, "is_root", lambda: False)
+
+
 def _prepare_move(atlas, app, words):
     if words in {("init",), ("projects", "move")}:
         atlas.projects.create(atlas.users.local(), path=app.parents[1] / "old" / "app")
         (app.parent / "new").mkdir()
 
 
+def _prepare_service(words):
+    if words[0] == "service" and words != ("service", "install"):
+        assert main(["service", "install"]) == 0
+
+
 def _prepare(atlas, dsn, app, words):
     _prepare_move(atlas, app, words)
+    _prepare_service(words)
     ada = atlas.users.create("ada@example.com")
     if words != ("user", "create"):
         atlas.users.create("bob@example.com")

@@ -20,12 +20,12 @@ def test_forget_leaves_the_project_out_and_init_brings_it_back_with_its_history(
     (app / "CLAUDE.md").write_text("changed while it was forgotten")
     back = cli("init")
     assert back.code == 0
-    assert back.out.startswith(f"{app} is protected again, with its history: 2 memory files\n")
+    assert back.out.startswith(f"{app} is saved again, with its history, not watched: 2 memory files\n")
     assert paths_of_all(cli).count(str(app)) == 1
     newest, *older = cli("log", "--json").records
     assert (newest["path"], newest["seq"]) == ("CLAUDE.md", 2)
     assert older == before
-    assert cli("init").out.startswith(f"{app} is already protected")
+    assert cli("init").out.startswith(f"{app} is already saved, not watched")
 
 
 def test_forget_and_init_as_json(app, cli):

@@ -2,11 +2,14 @@
 
 import re
 import stat
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 
 from atlas_sdk.files import from_text
+from watcher import status as watcher_status
+from watcher.status import Status
 
 
 def test_init_protects_and_writes_nothing_into_the_folder(home, folder, cli):
@@ -16,7 +19,7 @@ def test_init_protects_and_writes_nothing_into_the_folder(home, folder, cli):
     ran = cli("init", folder)
     assert ran.code == 0
     assert ran.out.splitlines() == [
-        f"{folder} is protected now: 2 memory files",
+        f"{folder} is saved, not watched: 2 memory files",
         "  CLAUDE.md  18 B",
         "  notes.md   8 B",
     ]
@@ -26,7 +29,26 @@ def test_init_protects_and_writes_nothing_into_the_folder(home, folder, cli):
     assert sorted(folder.iterdir()) == before
     again = cli("init", folder)
     assert again.code == 0
-    assert again.out.startswith(f"{folder} is already protected")
+    assert again.out.startswith(f"{folder} is already saved, not watched")
+
+
+def test_init_says_protected_only_when_a_watcher_works(home, folder, cli, monkeypatch):
+    ran = cli("init", folder)
+    assert ran.out.startswith(f"{folder} is saved, not watched: 2 memory files\n")
+    assert "No watcher runs, so the next change is not captured.\nNext:\n  atlasctl service install " in ran.err
+    now = datetime.now(UTC)
+    for age_s, word in ((0, "protected"), (60, "saved, not watched")):
+        status = Status(pid=1, started_at=now, written_at=now - timedelta(seconds=age_s), ready=True, projects=())
+        monkeypatch.setattr(watcher_status, "read_status", lambda _, status=status: status)
+        ran = cli("init", folder)
+        assert ran.out.startswith(f"{folder} is already {word}: 2 memory files\n")
+        assert ("No watcher runs" in ran.err) is ("service install" in ran.err) is (word != "protected")
+
+
+def test_init_without_memory_files(home, tmp_path, cli):
+    (tmp_path / "empty").mkdir()
+    ran = cli("init", tmp_path / "empty")
+    assert ran.out == f"{tmp_path}/empty is registered; no memory files yet\n"
 
 
 def test_init_json(home, folder, cli):

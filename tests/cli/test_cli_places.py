@@ -60,7 +60,7 @@ def test_a_renamed_project_is_continued_on_a_terminal(app, cli, answers, monkeyp
     ran = cli("init")
     assert asked == ["Continue its history here?"]
     assert f"This folder looks like {app}, which is gone: the same folder, 2 same files." in ran.err
-    assert ran.out.startswith(f"{new} is protected now, with the history of its old folder: 2 memory files\n")
+    assert ran.out.startswith(f"{new} is saved now, with the history of its old folder, not watched: 2 memory files\n")
     assert cli("projects", "show", ".", "--json").record["id"] == old
 
 
@@ -68,7 +68,7 @@ def test_a_renamed_project_starts_anew_if_the_answer_is_no(app, cli, answers, mo
     old = cli("init", "--json").record["project"]["id"]
     new = renamed(app, monkeypatch)
     answers(False)
-    assert cli("init").out.startswith(f"{new} is protected now: 2 memory files\n")
+    assert cli("init").out.startswith(f"{new} is saved, not watched: 2 memory files\n")
     assert cli("projects", "show", ".", "--json").record["id"] != old
 
 
@@ -147,7 +147,7 @@ def test_below_a_repository_a_terminal_asks_for_the_root(below, cli, answers, an
     ran = cli("init")
     assert asked == ["Which one?"]
     assert f"  2  {below.parent}, the whole repository" in ran.err
-    assert ran.out.startswith(f"{below if answer == '1' else below.parent} is protected now")
+    assert ran.out.startswith(f"{below if answer == '1' else below.parent} is saved, not watched")
     assert "to protect all of it" not in ran.err.replace("to protect all of it", "", answer == "1")
     # A folder that is registered is not asked about again.
     again = answers()
@@ -158,12 +158,12 @@ def test_below_a_repository_a_terminal_asks_for_the_root(below, cli, answers, an
 @pytest.mark.parametrize("arguments", [["--here"], ["."]])
 def test_a_root_that_is_given_is_not_asked_about(below, cli, answers, arguments):
     assert answers() == []
-    assert cli("init", *arguments).out.startswith(f"{below} is protected now")
+    assert cli("init", *arguments).out.startswith(f"{below} is saved, not watched")
 
 
 def test_without_a_terminal_the_other_root_is_told(below, cli):
     ran = cli("init")
-    assert ran.out.startswith(f"{below} is protected now")
+    assert ran.out.startswith(f"{below} is saved, not watched")
     top = below.parent
     assert f"is inside of the git repository {top}; to protect all of it: atlasctl init {top}" in ran.err
     assert "inside of" not in cli("init").err

@@ -12,7 +12,7 @@ import pytest
 from attrs import evolve
 
 from watcher import status as watcher_status
-from watcher.status import DatabaseStatus, FileStatus, ProjectStatus, Status
+from watcher.status import DatabaseStatus, FileStatus, PolledFolder, ProjectStatus, Status
 
 ROOT = Path(__file__).parents[2]
 
@@ -225,7 +225,7 @@ def test_init_does_not_count_what_was_not_kept(home, folder, cli):
     assert shown[1] == "2 files over the size limit: only their hashes are kept"
     (folder / "CLAUDE.md").write_text("1234")
     shown = cli("init", folder).out.splitlines()
-    assert shown[0] == f"{folder} is already protected: 1 memory file"
+    assert shown[0] == f"{folder} is already saved, not watched: 1 memory file"
     assert shown[1] == "1 file over the size limit: only its hash is kept"
 
 
@@ -246,6 +246,26 @@ def test_what_the_watcher_cannot_capture_is_not_protected(app, cli, watched, kno
     assert ran.code == 6
     assert "warning: CLAUDE.md: it is too busy" in ran.err
     assert "warning: no connection" in ran.err
+
+
+def test_polled_folders_are_shown_with_the_reason(app, cli, watched, known):
+    slow = "it is on nfs, where other machines can change files without an event here"
+    polled = [PolledFolder(path=path, reason=slow) for path in ("notes", "notes/\x1b[31m")]
+    watched(evolve(known, polled=(*polled, PolledFolder(path="", reason="it may not be read"))))
+    ran = cli("status")
+    assert ran.code == 0
+    assert f"  polled: notes and 1 more folder: {slow}\n  polled: .: it may not be read\n" in ran.err
+    (project,) = cli("status", "--json").record["projects"]
+    assert [one["path"] for one in project["polled"]] == ["notes", "notes/\x1b[31m", "."]
+    assert project["polled"][0]["reason"] == slow
+    watched(evolve(known, polled=tuple(polled)), silent_s=60)
+    assert "polled: notes" not in cli("status").err
+
+
+def test_a_dangling_link_is_explained(app, cli):
+    (app / "notes.md").unlink()
+    (app / "notes.md").symlink_to("gone.md")
+    assert "  notes.md is a symlink that leads to no file: gone.md does not exist\n" in cli("status").err
 
 
 @pytest.fixture

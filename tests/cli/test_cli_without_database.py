@@ -115,6 +115,47 @@ def test_a_folder_that_no_journal_knows_fails_as_before(
     assert not home.exists(), "a command that fails makes no home"
 
 
+@pytest.mark.parametrize("command", [("snapshot",), ("checkpoint", "v1")])
+def test_a_repository_inside_is_not_captured_for_the_project_around_it(
+    command: tuple[str, ...], app: Path, home: Path, online: Any, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (app / "w1" / ".git").mkdir(parents=True)
+    monkeypatch.chdir(app / "w1")
+    online(False)
+    (app / "CLAUDE.md").write_bytes(b"of the outer project\n")
+    ran = cli(*command)
+    assert ran.code == 3
+    assert f"so the project {app} ends there" in ran.sentence
+    with Journal.open(home) as journal:
+        assert journal.is_empty()
+
+
+def test_a_moved_project_is_captured_at_its_new_place(
+    app: Path, online: Any, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = app.rename(tmp_path / "new")
+    assert cli("projects", "move", app, new).code == 0
+    monkeypatch.chdir(new)
+    online(False)
+    (new / "CLAUDE.md").write_bytes(b"moved\n")
+    assert cli("snapshot").code == 0
+
+
+def test_a_moved_project_replaces_another_one(
+    app: Path, home: Path, online: Any, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = cli("init", "--json").record["project"]["id"]
+    new = app.rename(tmp_path / "new")
+    monkeypatch.chdir(new)
+    assert cli("init").code == 0
+    assert cli("projects", "move", app, new, "--force").code == 0
+    online(False)
+    (new / "CLAUDE.md").write_bytes(b"of the moved project\n")
+    assert cli("snapshot").code == 0
+    with Journal.open(home) as journal:
+        assert {str(one.project_id) for one in journal.pending()} == {moved}
+
+
 def test_a_forgotten_project_is_not_captured(app: Path, online: Any, cli: Any) -> None:
     assert cli("forget").code == 0
     online(False)

@@ -201,3 +201,16 @@ def test_real_worktree_is_a_border(tmp_path):
     subprocess.run([*git, "commit", "-qm", "1"], check=True)
     subprocess.run([*git, "worktree", "add", "-q", "trees/w1", "-b", "w1"], check=True, capture_output=True)
     assert Tracking().scan(tmp_path).paths == ("CLAUDE.md", "api/CLAUDE.md")
+
+
+def test_slow_rules_of_git_do_not_stall_the_search(tmp_path, monkeypatch):
+    put(tmp_path, ".gitignore", "CLAUDE.md", text="slow\n")
+    for number in range(1_000):
+        (tmp_path / f"{number}").mkdir()
+    asked = []
+    monkeypatch.setattr(nested, "_reason", lambda _, folder: asked.append(folder))
+    # Each decision takes 0.1 s.
+    found = Tracking().scan(tmp_path, clock=lambda: len(asked) / 10)
+    assert not found.complete
+    assert "took more than 5 s" in found.lookalikes[0].reason
+    assert len(asked) < 200

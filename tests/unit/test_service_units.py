@@ -43,6 +43,24 @@ def test_an_environment_file_escapes_what_systemd_reads_in_quotes() -> None:
     assert secret_line("X", 'a"b\\c`d$e f%') == 'X="a\\"b\\\\c\\`d\\$e f%"\n'
 
 
+def test_a_unit_holds_odd_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/home/ada/a[b]*/c?%")
+    plan = ServicePlan(
+        name="atlas-watcher",
+        program=("/usr/bin/python3",),
+        home=Path("/home/ada/ends with \\"),
+        variables={},
+        dsn="postgresql:///atlas",
+        account=None,
+    )
+    lines = SystemdUnit(plan).text().splitlines()
+    # A backslash at the end of a line joins the next one to it.
+    assert not [line for line in lines if line.endswith("\\")]
+    # systemd takes a glob.
+    (secrets,) = [line.partition("=")[2] for line in lines if line.startswith("EnvironmentFile=")]
+    assert secrets == "/home/ada/a[[]b][*]/c[?]%%/atlasengine/atlas-watcher.env"
+
+
 def _plans() -> Iterator[ServicePlan]:
     """Yield the plan of a user, of an account and of root, with and without a server."""
     dsn = "postgresql://ada@db.example/atlas"
