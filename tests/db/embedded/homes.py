@@ -29,6 +29,18 @@ print(server.dsn, flush=True)
 sys.stdin.read()
 """
 
+#: The start of a program that makes a data directory and never gives it its name, so that a test can kill it before.
+HALF_MADE = """
+import time
+from pathlib import Path
+_rename = Path.rename
+def _held(self, target):
+    if self.name.endswith(".new"):
+        time.sleep(100_000)
+    return _rename(self, target)
+Path.rename = _held
+"""
+
 
 def until(condition: Callable[[], object], what: str) -> None:
     for _ in locks.polling(PATIENCE_S):

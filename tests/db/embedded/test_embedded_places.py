@@ -9,7 +9,7 @@ from pathlib import Path
 
 import programs
 import pytest
-from homes import ROOT, USE, Homes, half_made, home_of, is_up, supervisor_of, until, user_process, value
+from homes import HALF_MADE, ROOT, USE, Homes, half_made, home_of, is_up, supervisor_of, until, user_process, value
 from quick_clusters import REAL
 
 from atlas_sdk._embedded import EmbeddedServer, cluster, places, postmaster, unavailable
@@ -38,7 +38,7 @@ def test_first_start_killed_in_the_middle(homes: Homes, moment: str, monkeypatch
     """The program that makes the data lives on, on a slow machine for longer than a server takes to end."""
     monkeypatch.setattr(cluster, "_LEAVING_S", 0.0)
     home = homes()
-    with user_process(home) as client:
+    with user_process(home, HALF_MADE + USE) as client:
         until((half_made(home) / moment).exists, "the first start has come this far")
         client.kill()
         client.wait()

@@ -16,7 +16,7 @@ import programs
 import psycopg
 import pytest
 from databases import in_database
-from homes import until
+from homes import HALF_MADE, until
 from patience import PATIENCE_S
 from psycopg.conninfo import conninfo_to_dict
 
@@ -165,7 +165,7 @@ def test_nothing_is_left_of_a_process_that_was_killed() -> None:
 
 def test_nothing_is_left_of_a_process_that_was_killed_at_its_first_start() -> None:
     before = homes()
-    with user_process() as process:
+    with user_process(HALF_MADE + USE) as process:
 
         def making() -> list[Path]:
             return [home for home in homes() - before if (home / "postgres.new").exists()]
