@@ -157,8 +157,9 @@ class _Upgrade:
                 self.new.stop()
             running = postmaster.answering(self.old.data_dir)
             if running is not None:
-                sessions = int(self._ask(running, "psql", "-d", "postgres", "-c", _SESSIONS))
-                if sessions and not self._dumps.exists():
+                # While an upgrade is under way, all sessions are its own; on a full disk the question would fail.
+                sessions = 0 if self._dumps.exists() else int(self._psql(running, _SESSIONS))
+                if sessions:
                     raise EmbeddedServerFailed(
                         f"{self.old.data_dir} must be upgraded from PostgreSQL {self.old.major} to {self.new.major}, "
                         f"and an older release is using it ({sessions} "
