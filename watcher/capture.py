@@ -8,7 +8,7 @@ from uuid import UUID
 from attrs import evolve, frozen
 
 from atlas_sdk import Attribution, FileProblem
-from atlas_sdk.files import FileState, Signature, is_gone, read_file
+from atlas_sdk.files import FileState, Signature, is_gone, read_file, trace
 from atlas_sdk.journal import KnownHead, Record
 from watcher.debounce import ChangeKind
 from watcher.folder import Folder, is_recent
@@ -67,6 +67,9 @@ class Reader:
                 return Look(path=path, again=ChangeKind.VANISHED)
             # A file that was made and deleted before the daemon read it has no version.
             return self._deletion(folder, path, known) if known is not None or stale else Look(path=path)
+        if state.link is not None and not _may_lead(folder, path):
+            # The symlink was changed after the scan. The next scan reports it as a file that is not tracked.
+            return Look(path=path)
         if known is not None and not stale and not state.torn and _is_known(state, known):
             found = trusted(state.signature, now_ns=time.time_ns())
             head = evolve(known, signature=found) if found != known.signature else None
@@ -125,6 +128,11 @@ class Reader:
         mode = -1 if known is None else known.mode
         head = KnownHead(path=path, sha256=None, mode=mode, link=None, kept=True, captured_at=now, signature=None)
         return Look(path=path, record=record, head=head)
+
+
+def _may_lead(folder: Folder, path: str) -> bool:
+    """Return whether the file that a symlink leads to now may be kept: an event can come before the next scan."""
+    return folder.tracking.may_lead(path, trace(folder.pinned, path).path)
 
 
 def _may_import(folder: Folder, state: FileState) -> bool:

@@ -191,6 +191,10 @@ class Tracking:
         """
         return not self.rules.refuses(target) and (not self.user or target.lower().endswith(_MARKDOWN))
 
+    def may_lead(self, path: str, target: str) -> bool:
+        """Return True if a tracked symlink of a user may lead to this file, whether a glob or an import names it."""
+        return not self.user or (self.rules.may_lead(path, target) if self.wants(path) else self.imports_from(target))
+
     def directories(self, root: Path | Root) -> list[str]:
         """Return the folders to watch: in each, a tracked file or a folder that leads to one can appear.
 

@@ -55,6 +55,10 @@ class Rules:
         """Return True for a file that is never tracked, whatever the globs say."""
         return self.excluded.match(path) or temporary_of(path.rpartition("/")[2]) is not None
 
+    def may_lead(self, path: str, target: str) -> bool:
+        """Return True if the symlink at a path may lead to a target: for the files of a user, only to text."""
+        return not self.user or target.endswith((*_TEXT, _COMMAND) if path.endswith(_COMMAND) else _TEXT)
+
 
 class Walk:
     """One walk over the folders that can hold tracked files. It lists folders below a fixed prefix first."""
@@ -184,7 +188,7 @@ class Walk:
         self.awaited.update(way.links[1:])
         if way.blocked is not None:
             self.skip(path, way.blocked)
-        elif self.rules.user and not way.path.endswith((*_TEXT, _COMMAND) if path.endswith(_COMMAND) else _TEXT):
+        elif not self.rules.may_lead(path, way.path):
             reason = f"{printable(path)} is a symlink to {printable(way.path)}, which is no text of an agent"
             self.add_lookalike(path, reason)
         elif way.found is None:

@@ -44,18 +44,6 @@ def unit(tmp_path: Path) -> Path:
     return tmp_path / "config/systemd/user" / UNIT
 
 
-def test_no_test_reaches_the_service_manager_of_the_machine(
-    home: Path, folder: Path, cli, monkeypatch, tmp_path
-) -> None:
-    # As on a machine with systemd, and run by root.
-    monkeypatch.setattr(service_plan, "is_root", lambda: True)
-    assert not service_manager.BOOTED.exists()
-    assert service_manager.BOOTED.is_relative_to(tmp_path)
-    ran = cli("init", folder, "--service")
-    assert ran.code == 0
-    assert "warning: the service is not installed: " in ran.err
-
-
 def test_install_writes_a_unit_and_starts_it(manager: Manager, unit: Path, cli) -> None:
     ran = cli("service", "install")
     assert (ran.code, ran.out) == (0, f"wrote {unit}\n{UNIT} is installed and active\n")
