@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install test lint suite mutants race swaps kills bench clean
+.PHONY: help quickstart install test lint suite mutants race swaps kills simulate bench clean
 
 # Quoted below, where the shell does not expand it.
 folder = $(patsubst ~,$(HOME),$(patsubst ~/%,$(HOME)/%,$(PROJECT)))
@@ -67,6 +67,9 @@ swaps: $(VENV)/.installed-test ## as root: another user swaps folders for symlin
 
 kills: $(VENV)/.installed-test ## a watcher is killed 1,000 times while files change; nothing that it acknowledged is lost
 	$(BIN)/python -m benchmarks.race_kills --kills 1000 --seed 1
+
+simulate: $(VENV)/.installed-test ## the watcher in 5,000 simulated orders of events, kills and faults (minutes); ATLAS_SIM_SEEDS=… for more
+	ATLAS_SIM_SEEDS=$${ATLAS_SIM_SEEDS:-5000} $(BIN)/pytest -q tests/watcher/test_simulation.py
 
 bench: $(VENV)/.installed-bench ## us and our peers side by side in one run
 	$(BIN)/python -m benchmarks

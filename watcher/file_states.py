@@ -1,6 +1,6 @@
 """The state of each file of a project, in the words of `watcher.status.STATES`."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -67,9 +67,11 @@ def _state(
     known = folder.known.get(path)
     if folder.lost is not None:
         return "lost", around.date(folder.lost_since), folder.lost
-    if path in folder.problems:
-        state, since = folder.problem_states[path]
-        return state, since, folder.problems[path]
+    for one in (path, *_folders_above(path)) if folder.problems else ():
+        # A problem of a folder is one of its files too: a file below a symlink, for example, is not looked at.
+        if one in folder.problem_states:
+            state, since = folder.problem_states[one]
+            return state, since, folder.problems[one]
     if pending is not None and refusal is not None:
         return "problem", pending.oldest_at, refusal
     first = around.waiting.get(folder.id, {}).get(path)
@@ -84,6 +86,12 @@ def _state(
         limit = folder.tracking.limit_bytes
         return "too_large", known.captured_at, f"it has more than {limit:,} bytes, so only its hash is stored"
     return "saved", known.captured_at, None
+
+
+def _folders_above(path: str) -> Iterator[str]:
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 class Pending:

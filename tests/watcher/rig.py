@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import cast
 
@@ -31,21 +32,24 @@ class Rig:
         maintenance: MaintenanceRunner | None = None,
         journal: FakeJournal | None = None,
         atlas: FakeAtlas | None = None,
+        backend: FakeBackend | None = None,
+        clock: Callable[[], float] | None = None,
         **timing: float,
     ) -> None:
         self.now = 1000.0
         self.journal = journal or FakeJournal()
         self.atlas = atlas or FakeAtlas(self.journal)
         self.timing = Timing(**timing)
-        self.backend = FakeBackend()
-        self.queue = EventQueue(self.timing, clock=lambda: self.now)
+        self.backend = backend or FakeBackend()
+        clock = clock or (lambda: self.now)
+        self.queue = EventQueue(self.timing, clock=clock)
         self.reports: list[Status] = []
         database = Database(lambda: cast("Atlas", self.atlas))
         self.delivery = DeliveryThread(
             database=database,
             journal=cast("Journal", self.journal),
             schedule=DatabaseSchedule(self.timing, jitter=lambda: 0.5),
-            clock=lambda: self.now,
+            clock=clock,
             post=self.queue.post,
             maintenance=maintenance,
             known={project.id for project in self.journal.remembered},
@@ -58,7 +62,7 @@ class Rig:
             backend=self.backend,
             queue=self.queue,
             timing=self.timing,
-            clock=lambda: self.now,
+            clock=clock,
             started=Status(pid=1, started_at=datetime.now(UTC)),
             report=self.reports.append,
             maintenance=maintenance,
