@@ -129,6 +129,7 @@ class Store(FakeAtlas):
     def append_many(self, news: Sequence[NewVersion]) -> Plan[list[Snapshot | Refused | None]]:
         """Append versions, as `atlas_sdk.ops.append_many` does."""
         yield from ()
+        self.world.pass_point("store")
         self._answer()
         return [self.take(new) for new in news]
 

@@ -45,6 +45,8 @@ class Disk:
             self.replace,
             self.replace,
             self.delete,
+            self.flash,
+            self.flash,
             self.recreate,
             self.chmod,
             self.link,
@@ -82,7 +84,7 @@ class Disk:
         self.look()
 
     def _some(self) -> Path:
-        return self.root / self.world.random.choice(FILES)
+        return self.root / self.world.random.choice((*FILES, *FILES[:2] * 3))
 
     def _text(self) -> str:
         self.number += 1
@@ -130,6 +132,16 @@ class Disk:
         path.unlink()
         self._tell(path, ChangeKind.VANISHED)
         return f"delete {path.name}"
+
+    def flash(self) -> str:
+        path = self.root / self.world.random.choice(FILES[:2])
+        path.write_text(self._text())
+        self._tell(path, ChangeKind.CHANGED, ChangeKind.CLOSED)
+        path.unlink()
+        self._tell(path, ChangeKind.VANISHED)
+        if self.kernel is not None:
+            self.world.random.shuffle(self.kernel.waiting)
+        return f"write and delete {path.name}"
 
     def recreate(self) -> str:
         path = self._some()

@@ -84,8 +84,8 @@ class Simulation:
             self._depth -= 1
 
     def _step(self) -> None:
-        kinds = ["change"] * 10 + ["time"] * 10 + ["events"] * 8
-        kinds += ["shuffle", "merge", "overflow", "kill", "kill", "away", "slow", "full", "direct", "leap", "quick"]
+        kinds = ["change"] * 10 + ["time"] * 8 + ["events"] * 5 + ["shuffle"] * 3 + ["overflow"] * 2 + ["kill"] * 2
+        kinds += ["merge", "away", "slow", "full", "direct", "leap", "quick"]
         kind = self.world.random.choice(kinds + ["lose", "stray"] * self.silent)
         at = len(self.steps)
         self.steps.append(kind)
@@ -129,7 +129,7 @@ class Simulation:
         self.kernel.waiting = self.kernel.waiting[3:]
 
     def _kill(self) -> str:
-        where = self.world.random.choice(("now", "before append", "after append", "before mark", "database", "watch"))
+        where = self.world.random.choice(("now", "before append", "after append", "store", "before mark", "watch"))
         if where == "now":
             raise Crash(where)
         self.world.kills[where] = 1
