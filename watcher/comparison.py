@@ -1,12 +1,16 @@
 """Compare what the daemon knows about the files of a project with the newest versions in the database."""
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from datetime import datetime
+from uuid import UUID
 
-from atlas_sdk import AtlasError, Snapshot
+from atlas_sdk import Atlas, AtlasError, Project, Snapshot
 from atlas_sdk.files import entry
-from atlas_sdk.journal import KnownHead
+from atlas_sdk.journal import Journal, KnownHead
 from watcher.folder import Folder
+
+#: Projects of one question to the database.
+PROJECTS_AT_ONCE = 500
 
 
 def head_of(version: Snapshot) -> KnownHead:
@@ -63,3 +67,18 @@ def _is_there(folder: Folder, path: str) -> bool:
     except AtlasError:
         # A later scan reports the problem.
         return False
+
+
+def newest_heads(projects: Sequence[Project], atlas: Atlas, journal: Journal) -> dict[UUID, list[KnownHead]]:
+    """Return the newest versions of the files of projects, from the database and from the journal.
+
+    What this machine captured, and has not delivered, is newer than what the database knows.
+    """
+    heads: dict[UUID, dict[str, KnownHead]] = {}
+    for at in range(0, len(projects), PROJECTS_AT_ONCE):
+        for version in atlas.memory.heads(projects[at : at + PROJECTS_AT_ONCE]):
+            heads.setdefault(version.project_id, {})[version.path] = head_of(version)
+    for project in projects:
+        for head in journal.heads(project.id).get(project.id, []):
+            heads.setdefault(project.id, {})[head.path] = head
+    return {project: list(of_project.values()) for project, of_project in heads.items()}

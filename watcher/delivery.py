@@ -12,7 +12,7 @@ from uuid import UUID
 
 from atlas_sdk import Atlas, AtlasError, Project, Snapshot
 from atlas_sdk.journal import Journal, JournalProblem, KnownHead
-from watcher.comparison import head_of
+from watcher.comparison import newest_heads
 from watcher.database import Database, is_away
 from watcher.database_schedule import DatabaseSchedule
 from watcher.maintenance import MaintenanceRunner
@@ -22,8 +22,6 @@ _log = logging.getLogger(__name__)
 
 #: The most records of one call: between two calls, the thread does its other tasks.
 _RECORDS = 500
-#: The most projects whose files one question to the database asks for.
-_PROJECTS = 500
 
 
 class Observer(Protocol):
@@ -208,8 +206,8 @@ class DeliveryThread:
     def _stumbled(self, error: Exception) -> None:
         """Log an unexpected error, with its traceback if it is not the same as the last time."""
         if repr(error) != self._stumbled_at:
-            self._stumbled_at = repr(error)
             _log.error("the delivery failed and goes on", exc_info=error)
+        self._stumbled_at = repr(error)
 
     def _work(self, now: float) -> bool:
         if self._schedule.is_listing_due(now):
@@ -250,11 +248,10 @@ class DeliveryThread:
         projects = {project.id: project for project in found}
         if projects != self._projects or not self._is_listed:
             fresh = [project for project in found if project.id not in self._known]
-            heads = self._heads(fresh)
-            self._remember(found, heads)
+            heads = newest_heads(fresh, self._database.atlas, self._journal)
             self._projects = projects
-            self._known = set(projects)
-            self._is_listed = True
+            # After a failure, as on a full disk, the next listing tries again.
+            self._is_listed = self._remember(found, heads)
             observer = self.observer
             if observer is not None:
                 self._post(lambda: observer.listed(found, heads))
@@ -262,15 +259,8 @@ class DeliveryThread:
             self._listener.begin(self._database.atlas)
         self._schedule.listed(self._clock(), cpu_s=time.thread_time() - began, is_told=self._listener.listening)
 
-    def _heads(self, projects: Sequence[Project]) -> dict[UUID, list[KnownHead]]:
-        """Return the files of projects that this machine does not know yet."""
-        heads: dict[UUID, list[KnownHead]] = {}
-        for at in range(0, len(projects), _PROJECTS):
-            for version in self._database.atlas.memory.heads(projects[at : at + _PROJECTS]):
-                heads.setdefault(version.project_id, []).append(head_of(version))
-        return heads
-
-    def _remember(self, projects: Sequence[Project], heads: Mapping[UUID, Sequence[KnownHead]]) -> None:
+    def _remember(self, projects: Sequence[Project], heads: Mapping[UUID, Sequence[KnownHead]]) -> bool:
+        """Store the list of projects in the journal; return whether the journal has it now."""
         try:
             # The files come first: a project without them would have all its files recorded again by the next start.
             self._journal.append([], heads)
@@ -279,6 +269,9 @@ class DeliveryThread:
                 self._journal.forget_heads(gone)
         except JournalProblem as problem:
             self._say(f"{problem}; the next start needs the database for its list of projects")
+            return False
+        self._known = {project.id for project in projects}
+        return True
 
     def _deliver(self) -> bool:
         """Deliver a batch of records; return whether more can be delivered now."""

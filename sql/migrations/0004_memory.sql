@@ -187,10 +187,8 @@ CREATE FUNCTION memory_put(
 ) RETURNS TABLE (seq integer, created_at timestamptz, stored_depth smallint)
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    IF NOT memory_fits(p_user, p_sha256, p_data) THEN
-        RETURN;
-    END IF;
-    -- In a condition of its own, because that sees what was committed while memory_fits waited for its lock.
+    IF NOT memory_fits(p_user, p_sha256, p_data) THEN RETURN; END IF;
+    -- A condition of its own sees what was committed while memory_fits waited for its lock.
     IF memory_knows(p_user, p_project, p_path, p_id) THEN
         RETURN;
     END IF;
