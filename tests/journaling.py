@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from attrs import evolve
 from uuid_utils.compat import uuid7
 
 from atlas_sdk import Attribution, Project
@@ -14,6 +15,7 @@ from atlas_sdk.journal import Record
 
 USER, PROJECT = UUID(int=1), UUID(int=2)
 START = datetime(2026, 11, 30, 12, 0, 0, 123456, tzinfo=UTC)
+BEGAN = datetime.now(UTC) - timedelta(minutes=10)
 
 
 def record(content: bytes | None = b"# Rules\n", **fields: Any) -> Record:
@@ -59,3 +61,19 @@ def project(number: int = 2, **fields: Any) -> Project:
         "updated_at": START,
     }
     return Project(**{**given, **fields})
+
+
+def of(project: Project, *contents: bytes | None, **fields: Any) -> list[Record]:
+    """Return versions of CLAUDE.md, captured minutes ago, a second apart."""
+    made = records(*contents, **{"user_id": project.user_id, "project_id": project.id, **fields})
+    return [evolve(one, captured_at=BEGAN + timedelta(seconds=number)) for number, one in enumerate(made)]
+
+
+def checkpoint_of(project: Project, name: str, **fields: Any) -> Record:
+    return checkpoint(name, user_id=project.user_id, project_id=project.id, captured_at=BEGAN, **fields)
+
+
+def history(client: Any, project: Project, path: str = "CLAUDE.md") -> list[bytes | None]:
+    """Return the contents of a file, the oldest first; None is a deletion."""
+    found = client.memory.history(project, path)[::-1]
+    return [None if one.deleted else client.memory.content(one) for one in found if one.kind != "checkpoint"]

@@ -61,7 +61,7 @@ def deliver(*, limit: int = _LIMIT) -> Plan[Delivery]:
     capture. A record that the database refuses stays in the journal and is tried again later; others go on. A client
     that acts for one user delivers that user's records. `limit` is the most records of one call. In a transaction the
     records stay in the journal until the next delivery after the commit. Raises JournalProblem if the journal cannot be
-    read.
+    read, or cannot be changed because the disk is full; then the records that are stored are sent once more later.
     """
     count("limit", limit, _LIMIT_MAX, least=1)
     ctx = yield from context()
@@ -139,14 +139,10 @@ def _deliver(ctx: Context, journal: Journal, records: Sequence[Record], result: 
         # A rollback of the open transaction would undo the delivery.
         ctx.delivered.update(done)
         return
-    try:
-        yield from local(journal.delivered, done)
-        for record, problem in result.refused[refused_before:]:
-            yield from local(_hold_back, journal, record, problem)
-    except JournalProblem as problem:
-        # The records are stored. The next delivery finds their ids in the database.
-        result.sentences.append(f"{problem}; the versions in it are stored, and are sent once more later")
-        _log.warning("%s", result.sentences[-1])
+    # If the disk is full, the records stay in the journal, and the next delivery finds their ids in the database.
+    yield from local(journal.delivered, done)
+    for record, problem in result.refused[refused_before:]:
+        yield from local(_hold_back, journal, record, problem)
 
 
 def _hold_back(journal: Journal, record: Record, problem: AtlasError) -> None:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from attrs import evolve
-from journaling import checkpoint, record, records
+from journaling import BEGAN, checkpoint_of, history, of, record
 from uuid_utils.compat import uuid7
 
 from atlas_sdk import AtlasError, NotPermitted, Project, QuotaExceeded
-from atlas_sdk.journal import Journal, JournalProblem, Record
+from atlas_sdk.journal import Journal, JournalProblem
 from atlas_sdk.results import Delivery
-
-BEGAN = datetime.now(UTC) - timedelta(minutes=10)
 
 
 @pytest.fixture(autouse=True)
@@ -40,22 +37,6 @@ def project(client: Any, folder: Path) -> Project:
     user = client.users.create("ada@example.com", name="Ada")
     found: Project = client.projects.create(user, path=folder)
     return found
-
-
-def of(project: Project, *contents: bytes | None, **fields: Any) -> list[Record]:
-    """Return versions of CLAUDE.md, captured minutes ago, a second apart."""
-    made = records(*contents, **{"user_id": project.user_id, "project_id": project.id, **fields})
-    return [evolve(one, captured_at=BEGAN + timedelta(seconds=number)) for number, one in enumerate(made)]
-
-
-def checkpoint_of(project: Project, name: str, **fields: Any) -> Record:
-    return checkpoint(name, user_id=project.user_id, project_id=project.id, captured_at=BEGAN, **fields)
-
-
-def history(client: Any, project: Project, path: str = "CLAUDE.md") -> list[bytes | None]:
-    """Return the contents of a file, the oldest first; None is a deletion."""
-    found = client.memory.history(project, path)[::-1]
-    return [None if one.deleted else client.memory.content(one) for one in found if one.kind != "checkpoint"]
 
 
 def test_records_become_versions_with_their_ids_times_and_authors(
@@ -343,3 +324,21 @@ def test_a_client_of_a_home_uses_that_homes_journal(embedded: Any, atlas_home: P
         embedded.memory.snapshot(project, "CLAUDE.md", b"2")
         assert journal.is_empty(project.id)
     assert history(embedded, project) == [b"1", b"2"]
+
+
+def test_a_journal_on_a_full_disk_stops_no_writer_and_repeats_nothing(
+    client: Any, project: Project, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.append(of(project, b"one", b"two"))
+
+    def full(_: Journal, ids: object) -> None:
+        raise JournalProblem("the disk is full", path="journal.db")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "delivered", full)
+        with pytest.raises(JournalProblem):
+            client.memory.deliver()
+        client.memory.snapshot(project, "CLAUDE.md", b"three")
+    assert len(journal.pending()) == 2
+    assert client.memory.deliver().remaining == 0
+    assert history(client, project) == [b"one", b"two", b"three"]

@@ -156,8 +156,8 @@ class FakeJournal:
     def forget_heads(self, project: UUID) -> None:
         self.known.pop(project, None)
 
-    def heads(self) -> dict[UUID, list[KnownHead]]:
-        return {project: list(known.values()) for project, known in self.known.items()}
+    def heads(self, project: UUID | None = None) -> dict[UUID, list[KnownHead]]:
+        return {one: list(known.values()) for one, known in self.known.items() if project in {None, one}}
 
 
 @frozen(kw_only=True)
