@@ -181,6 +181,12 @@ class WatchedProjects:
             except JournalProblem as problem:
                 self._put_off(looks, str(problem), last=last)
                 looks = [(folder, due, look) for folder, due, look in looks if look.record is None]
+            except Exception as error:  # noqa: BLE001 - a fault in one version must not lose the others
+                _log.exception("cannot append to the journal")
+                # The fault may be in one of these. A lost head costs one more look at a file.
+                self._heads = {}
+                self._put_off(looks, f"{type(error).__name__}; see the watcher's log", last=last)
+                looks = [(folder, due, look) for folder, due, look in looks if look.record is None]
             else:
                 self._heads = {}
                 self._pause_s = 0.0

@@ -171,6 +171,9 @@ def record_of(row: Mapping[str, Any]) -> Record:
 def row_of_head(project: UUID, head: KnownHead) -> dict[str, object]:
     """Return a head as the parameters of the statement `know`."""
     found = head.signature
+    if found is not None and max(abs(found.mtime_ns), abs(found.ctime_ns)) >= 2**63:
+        # SQLite has no such number: it is a time after the year 2262. Without a signature, the file is hashed again.
+        found = None
     return {
         "project_id": project.bytes,
         "path": os.fsencode(head.path),

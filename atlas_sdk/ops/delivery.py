@@ -14,7 +14,8 @@ from attrs import define, field
 
 from atlas_sdk._context import Context
 from atlas_sdk._heads import Key
-from atlas_sdk._plan import Plan, context, local
+from atlas_sdk._plan import Plan, context, local, scalar
+from atlas_sdk._sql import statements
 from atlas_sdk.errors import AtlasError, InvalidInput, JournalProblem, NotFound
 from atlas_sdk.files import named
 from atlas_sdk.journal import Journal, Record
@@ -162,12 +163,17 @@ def _store(records: Sequence[Record], result: _Result) -> Plan[None]:
         if not isinstance(one, Refused):
             result.done.append(record.id)
         elif _key(record) not in result.files:
-            if record.op == "deletion" and isinstance(one.problem, NotFound) and one.problem.kind == "file":
-                # The file was made and deleted before any version of it was stored.
-                result.done.append(record.id)
-                continue
+            problem = one.problem
+            if record.op == "deletion" and isinstance(problem, NotFound) and problem.kind == "file":
+                keys = {"user_id": record.user_id, "project_id": record.project_id}
+                if (yield from scalar(statements("memory")["has_project"], bool, **keys)):
+                    # The file was made and deleted before any version of it was stored.
+                    result.done.append(record.id)
+                    continue
+                message = f"{named(record.path)}: its project does not exist in this database"
+                problem = NotFound(message, kind="project", name=str(record.project_id))
             result.files.add(_key(record))
-            result.refuse(record, one.problem)
+            result.refuse(record, problem)
 
 
 def _key(record: Record) -> Key:

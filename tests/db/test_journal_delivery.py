@@ -235,6 +235,8 @@ def test_a_record_of_an_unknown_project_stays_and_stops_nobody(client: Any, proj
     assert (done.delivered, done.remaining) == (1, 2)
     assert len(journal.pending(held_too=True)) == 2
     assert client.memory.deliver() == Delivery(remaining=2)
+    journal.append(of(evolve(project, id=UUID(int=6)), None))
+    assert client.memory.deliver().remaining == 3, "a deletion is not dropped, as if its file had never existed"
 
 
 def test_a_record_that_no_database_can_hold_does_not_stop_its_file(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
+from attrs import evolve
 from journaling import PROJECT, START, checkpoint, project, record, records
 
 from atlas_sdk import Attribution, FileProblem, InvalidInput
@@ -160,3 +161,13 @@ def test_a_journal_problem_is_a_file_problem_with_the_path(tmp_path):
         Journal.open(tmp_path / "home")
     assert isinstance(caught.value, FileProblem)
     assert caught.value.path.endswith("journal")
+
+
+def test_a_time_that_sqlite_cannot_hold_costs_the_signature_alone(journal):
+    far = Signature(mtime_ns=2**63, ctime_ns=1, size=3, ino=2**63 + 1, dev=1)
+    near = evolve(far, mtime_ns=2**63 - 1)
+    known = KnownHead(
+        path="CLAUDE.md", sha256=bytes(32), mode=0o644, link=None, kept=True, captured_at=START, signature=far
+    )
+    journal.append([record()], {PROJECT: [known, evolve(known, path="NOTES.md", signature=near)]})
+    assert {head.path: head.signature for head in journal.heads()[PROJECT]} == {"CLAUDE.md": None, "NOTES.md": near}
