@@ -29,13 +29,14 @@ print(server.dsn, flush=True)
 sys.stdin.read()
 """
 
-#: The start of a program that makes a data directory and never gives it its name, so that a test can kill it before.
+#: The start of a program that makes a data directory, prints its path and never renames it, so that a test can kill it.
 HALF_MADE = """
 import time
 from pathlib import Path
 _rename = Path.rename
 def _held(self, target):
     if self.name.endswith(".new"):
+        print(self, flush=True)
         time.sleep(100_000)
     return _rename(self, target)
 Path.rename = _held
