@@ -5,6 +5,7 @@ that are not UTF-8 become lone surrogates, so no name on a disk is lost. Postgre
 `to_text` and `from_text` convert without a loss.
 """
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -12,11 +13,13 @@ from pathlib import Path
 from atlas_sdk.errors import InvalidInput, OutsideProject
 from atlas_sdk.text import named, printable
 
-__all__ = ["below", "from_text", "named", "printable", "relative_path", "to_text"]
+__all__ = ["below", "from_text", "named", "printable", "real_path", "relative_path", "to_text"]
 
 _ESCAPE = re.compile(rb"\\(?:\\|x([0-9a-f]{2}))")
 #: PATH_MAX of Linux; a longer path cannot be opened.
 _LIMIT_BYTES = 4_096
+#: Attempts to resolve a path while somebody replaces a link in it.
+_SWAPS = 20
 
 
 def relative_path(root: Path, given: str | os.PathLike[str]) -> str:
@@ -47,13 +50,27 @@ def relative_path(root: Path, given: str | os.PathLike[str]) -> str:
     return "/".join(parts)
 
 
+def real_path(path: str | os.PathLike[str]) -> str:
+    """Return a path without links. A link that somebody replaces by a folder meanwhile is looked at again.
+
+    Raises OSError when that happens again and again.
+    """
+    for _ in range(_SWAPS):
+        try:
+            return os.path.realpath(path)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise
+    return os.path.realpath(path)
+
+
 def below(root: Path, absolute: str) -> str | None:
     """Return the part of an absolute path after the project's folder, or None if the path does not lead there.
 
     The call recognises the folder by its path, or else by its inode, because symlinks and mounts can give a folder
     several paths.
     """
-    for base in {os.path.abspath(root), os.path.realpath(root)}:  # noqa: PTH100 - `Path.resolve` would follow links
+    for base in {os.path.abspath(root), real_path(root)}:  # noqa: PTH100 - `Path.resolve` would follow links
         if absolute == base or absolute.startswith(base.rstrip("/") + "/"):
             return absolute[len(base) :].lstrip("/")
     try:

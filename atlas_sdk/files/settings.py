@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from atlas_sdk.errors import FileProblem, InvalidInput
 from atlas_sdk.files.globs import check_globs
+from atlas_sdk.files.paths import real_path
 from atlas_sdk.files.presets import PRESETS
 from atlas_sdk.files.problems import noun, problem
 from atlas_sdk.files.root import Root
@@ -54,14 +55,14 @@ def is_home(folder: Path) -> bool:
 
     A watcher may run as another account than the person, or without `HOME`.
     """
-    path = os.path.realpath(folder)
-    if path == os.path.realpath(Path.home()):
-        return True
     try:
+        path = real_path(folder)
+        if path == real_path(Path.home()):
+            return True
         home = _home_of(os.stat(path).st_uid)  # noqa: PTH116 - the path is text here
     except OSError:
         return False
-    return home is not None and path == os.path.realpath(home)
+    return home is not None and path == real_path(home)
 
 
 @lru_cache(maxsize=64)

@@ -1,5 +1,6 @@
 """Names of paths: on disk, in the database and on a terminal."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from atlas_sdk.errors import InvalidInput, OutsideProject
 from atlas_sdk.files import from_text, printable, relative_path, to_text
+from atlas_sdk.files.paths import real_path
 
 ROOT = Path("/home/someone/project")
 
@@ -129,3 +131,16 @@ def test_printable_is_one_harmless_line(path):
 )
 def test_dangerous_characters_are_escaped(path, shown):
     assert printable(path) == shown
+
+
+def test_a_link_that_is_replaced_while_a_path_is_resolved_is_looked_at_again(monkeypatch):
+    answers = [OSError(errno.EINVAL, "swapped"), OSError(errno.EINVAL, "swapped"), "/real"]
+
+    def realpath(_):
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(os.path, "realpath", realpath)
+    assert real_path("/link") == "/real"
