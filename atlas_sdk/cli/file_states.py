@@ -102,7 +102,7 @@ class Newest:
 
 @frozen(kw_only=True)
 class Knowledge:
-    """What is known about a project without looking at its files."""
+    """The knowledge about a project, without a look at its files."""
 
     project: "Project"
     newest: Mapping[str, Newest]

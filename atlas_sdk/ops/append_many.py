@@ -117,7 +117,7 @@ def _append_alone(batch: _Batch, place: int) -> Plan[None]:
 
 @frozen(kw_only=True)
 class _Done:
-    """What `memory_put_many` returns; None instead of an empty array."""
+    """The result of `memory_put_many`, with None instead of an empty array."""
 
     done: list[UUID] | None
     seqs: list[int] | None

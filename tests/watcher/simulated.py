@@ -31,7 +31,7 @@ class Crash(BaseException):
 
 
 class World:
-    """What the parts of a simulation share: the random choices, the clocks and the faults that are on."""
+    """The state that the parts of a simulation share: the random choices, the clocks and the faults that are on."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)

@@ -14,8 +14,8 @@ from watcher.polling import MountAware
 
 LINES = rb"""
 27 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-40 27 0:44 / /home/ada/work rw,relatime shared:20 master:3 - nfs4 server:/export rw,vers=4.2
-41 40 0:45 / /home/ada/work/local rw,relatime - tmpfs tmpfs rw
+40 27 0:44 / /home/ada/code rw,relatime shared:20 master:3 - nfs4 server:/export rw,vers=4.2
+41 40 0:45 / /home/ada/code/local rw,relatime - tmpfs tmpfs rw
 42 27 0:46 / /mnt/a\040b\011c\134d rw,relatime - cifs //server/share rw,vers=3.1.1
 43 27 0:47 / /mnt/c rw,noatime - 9p drvfs rw,aname=drvfs;path=C:\134;uid=1000
 44 27 0:48 / /mnt/ssh rw,nosuid - fuse.sshfs ada@host:/ rw,user_id=1000
@@ -41,10 +41,10 @@ def mounts(tmp_path: Path) -> Mounts:
     ("path", "kind"),
     [
         ("/home/ada/other", None),
-        ("/home/ada/work", "nfs4"),
-        ("/home/ada/work/app", "nfs4"),
-        ("/home/ada/workshop", None),
-        ("/home/ada/work/local/app", None),
+        ("/home/ada/code", "nfs4"),
+        ("/home/ada/code/app", "nfs4"),
+        ("/home/ada/codes", None),
+        ("/home/ada/code/local/app", None),
         ("/mnt/a b\tc\\d/app", "cifs"),
         ("/mnt/c/Users", "9p"),
         ("/mnt/ssh/app", "fuse.sshfs"),
